@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The kernel side: hooks that turn what happens to TCP sockets into records (event.h) and counters.
+ *
+ * Compiled by BCC in the loader child. Parameters arrive as -D constants (tracer/kernel/plan.py), offsets of kernel fields
+ * too, taken from the running kernel's BTF: SKC_* are offsets in struct sock_common, SK_* in struct sock, and so on.
+ *
+ * Maps and programs stand in this file and nowhere else: BCC translates its map calls in the main file only.
+ */
+#include "event.h"
+
+#define __always_inline inline __attribute__((always_inline))
+
+#include "sock.h"
+#include "owner.h"
+#include "filter.h"
+
+/* Must stay the first map: BCC numbers maps from -1 downwards until it has created them, and ring_fill() needs the number. */
+BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+#define EVENTS_MAP bpf_pseudo_fd(1, -1)
+
+BPF_F_TABLE("array", u32, struct counters, counters, CPUS, BPF_F_MMAPABLE);
+
+#define COUNT(field) __sync_fetch_and_add(&(field), 1)
+
+static __always_inline struct counters *this_cpu_counters(void)
+{
+  u32 cpu = bpf_get_smp_processor_id();
+  return counters.lookup(&cpu);
+}
+
+static __always_inline u32 is_foreign(const struct endpoints *ends)
+{
+  return ends->netns != HOME_NETNS;
+}
+
+static __always_inline u64 ring_fill(void)
+{
+  return bpf_ringbuf_query((void *)EVENTS_MAP, BPF_RB_AVAIL_DATA);
+}
+
+/*
+ * A wakeup costs more than everything else here together, so there is none while the ring is emptied in time. The consumer
+ * polls; it is woken only when the ring passes the watermark, looked at once every WAKE_EVERY records of a CPU.
+ */
+#define WAKE_EVERY 64
+
+static __always_inline u64 submit_flags(const struct counters *count)
+{
+  if (count->records % WAKE_EVERY == 0 && ring_fill() > RING_WATERMARK)
+    return BPF_RB_FORCE_WAKEUP;
+  return BPF_RB_NO_WAKEUP;
+}
+
+/* A cleared record, or NULL with the loss counted. */
+static __always_inline struct event *reserve(struct counters *count)
+{
+  struct event *event = events.ringbuf_reserve(sizeof(struct event));
+
+  if (!event) {
+    COUNT(count->lost_ring_full);
+    return NULL;
+  }
+  __builtin_memset(event, 0, sizeof(*event));
+  return event;
+}
+
+static __always_inline void fill(struct event *event, u8 kind, const void *sk, const struct endpoints *ends)
+{
+  event->ts_ns = bpf_ktime_get_ns();
+  event->sock = (u64)sk;
+  event->kind = kind;
+  event->family = ends->family;
+  event->sport = ends->sport;
+  event->dport = ends->dport;
+  event->netns = ends->netns;
+  __builtin_memcpy(event->saddr, ends->saddr, sizeof(event->saddr));
+  __builtin_memcpy(event->daddr, ends->daddr, sizeof(event->daddr));
+}
+
+static __always_inline void submit(struct event *event, struct counters *count)
+{
+  COUNT(count->records);
+  events.ringbuf_submit(event, submit_flags(count));
+}
+
+/* Hook: raw tracepoint inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate). */
+
+/* The tracepoint fires before sk_state is written, so both states come from its arguments. */
+int on_set_state(struct bpf_raw_tracepoint_args *ctx)
+{
+  const void *sk = (const void *)ctx->args[0];
+  u32 old_state = ctx->args[1] % STATES, new_state = ctx->args[2] % STATES;
+  struct counters *count = this_cpu_counters();
+  struct endpoints ends;
+  struct event *event;
+
+  if (!count)
+    return 0;
+  if (!is_tcp(sk) || !read_endpoints(sk, &ends)) {
+    COUNT(count->other_protocols);
+    return 0;
+  }
+  COUNT(count->transitions[is_foreign(&ends)][old_state][new_state]);
+  if (!keep(&ends)) {
+    COUNT(count->filtered);
+    return 0;
+  }
+  event = reserve(count);
+  if (!event)
+    return 0;
+  fill(event, EVENT_STATE, sk, &ends);
+  event->old_state = old_state;
+  event->new_state = new_state;
+  if (runs_in_owner(old_state, new_state, ends.sport))
+    fill_owner(event);
+  if (new_state == TCP_CLOSE) {
+    event->error = read_u32(sk + SK_ERR);
+    fill_totals(event, sk);
+  }
+  submit(event, count);
+  return 0;
+}
+
+#ifdef WITH_ACCEPT_SYSCALL
+#include "descriptor.h"
+
+/*
+ * Hook: the exit of accept() and accept4(), where nothing may be attached to inet_csk_accept. The new descriptor is in the
+ * caller's table by then, and the accepted socket is reached through it.
+ */
+int on_accept_exit(void *ctx)
+{
+  s64 fd = *(s64 *)(ctx + SYS_EXIT_RET);
+  struct counters *count = this_cpu_counters();
+  struct endpoints ends;
+  struct event *event;
+  const void *sk;
+
+  if (fd < 0 || !count)
+    return 0;
+  sk = socket_of_descriptor(fd);
+  if (!sk || !read_endpoints(sk, &ends) || !is_tcp(sk))
+    return 0;
+  COUNT(count->accepts[is_foreign(&ends)]);
+  if (!keep(&ends)) {
+    COUNT(count->filtered);
+    return 0;
+  }
+  event = reserve(count);
+  if (!event)
+    return 0;
+  fill(event, EVENT_ACCEPT, sk, &ends);
+  fill_owner(event);
+  submit(event, count);
+  return 0;
+}
+#endif

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: its commands, and the one place where errors become messages and exit codes."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from tracer import __version__
+from tracer.cli import doctor, events, live
+from tracer.errors import TcptraceError
+
+#: typer brings its own click or uses the installed one, by version; this is UsageError of whichever it is.
+ArgumentError: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="tcptrace",
+    help="Shows every TCP connection of this host being born, living and dying. Without a command: live.",
+    epilog="Example: sudo tcptrace events -P 443",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tcptrace {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="On an error, show the whole log and traceback.")] = False,
+) -> None:
+    """Options of every command; --debug is looked for in the arguments themselves, see run()."""
+
+
+for command in (live.live, events.events, doctor.doctor):
+    app.command(command.__name__)(command)
+
+COMMANDS = ("live", "events", "doctor")
+OWN_OPTIONS = ("-h", "--help", "--version", "--debug")
+
+
+def with_command(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `live` put in where no command is named."""
+    given = [a for a in arguments if a != "--debug"]
+    leading = [a for a in arguments if a == "--debug"]
+    if not given or (given[0].startswith("-") and given[0] not in OWN_OPTIONS):
+        given.insert(0, "live")
+    return leading + given
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command; returns the exit code."""
+    debug = "--debug" in arguments
+    try:
+        result = app(with_command(arguments), prog_name="tcptrace", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except TcptraceError as error:
+        report(error, debug)
+        if debug:
+            raise
+        return error.exit_code
+    except ArgumentError as error:
+        complain(error)
+        return 2
+    except BrokenPipeError:
+        return close_broken_stdout()
+    except KeyboardInterrupt:
+        return 0
+
+
+def report(error: TcptraceError, debug: bool) -> None:
+    print(f"tcptrace: error: {error.problem}", file=sys.stderr)
+    if error.advice:
+        print(f"tcptrace: {error.advice}", file=sys.stderr)
+    if debug and error.log:
+        print(error.log, file=sys.stderr)
+
+
+def complain(error: Exception) -> None:
+    """What is wrong with the arguments, and where to read how they are."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "tcptrace"
+    print(f"tcptrace: error: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]  # of ArgumentError
+    print(f"tcptrace: see: {command} --help", file=sys.stderr)
+
+
+def close_broken_stdout() -> int:
+    """The reader of our output has gone: a normal end. The interpreter must not try to flush what is left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One capture from start to end, as every capturing command has it: limits, signals, the stderr lines, the summary."""
+
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from tracer.cli.options import CaptureOptions, parse_names, parse_pids
+from tracer.errors import UsageError
+from tracer.events.batch import EventBatch
+from tracer.events.filters import CaptureFilter, UndecidedBirths
+from tracer.kernel.capture import Capture, PendingCapture, begin
+from tracer.kernel.loader import describe_hooks
+from tracer.state.select import CgroupTree, OwnerFilter
+
+
+def process_start() -> float:
+    """When this process was started, on time.monotonic()'s scale; for the time to the first event."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    since_boot = ticks / 100  # USER_HZ is 100 on every Linux
+    return since_boot - (time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic())
+
+
+@dataclass(slots=True)
+class Stop:
+    """When to end: asked by a signal, or a limit is reached."""
+
+    deadline: float = float("inf")
+    asked: bool = False
+
+    def __call__(self) -> bool:
+        return self.asked or time.monotonic() >= self.deadline
+
+    def ask(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
+        self.asked = True
+
+
+@contextmanager
+def stopped_by_signals(stop: Stop) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP end the capture in good order instead of the process."""
+    chosen = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop.ask) for number in chosen}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(slots=True)
+class Run:
+    """
+    A capture in progress.
+
+    Attributes:
+        events, lost: so far; lost by reason.
+        cursor: events delivered to the command, for --count.
+    """
+
+    capture: Capture
+    options: CaptureOptions
+    stop: Stop
+    started: float
+    startup_s: float = 0.0
+    events: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+    births: UndecidedBirths = field(default_factory=UndecidedBirths)
+
+    @property
+    def lost_total(self) -> int:
+        return sum(self.lost.values())
+
+    def batches(self, poll_s: float) -> Iterator[EventBatch]:
+        """The capture's batches, without the events that the filter rules out after all, until it is time to stop."""
+        wanted = self.capture.plan.keep
+        for batch in self.capture.batches(self.stop, poll_s):
+            for reason, count in batch.lost.items():
+                self.lost[reason] = self.lost.get(reason, 0) + count
+            yield self._decided(batch, wanted)
+
+    def _decided(self, batch: EventBatch, wanted: CaptureFilter) -> EventBatch:
+        if not wanted.waits_for_local_port:
+            return batch
+        events = self.births.decide(batch.events, wanted)
+        return EventBatch(events, batch.now_ns, batch.wall_offset_ns, batch.lost)
+
+    def room(self, events: int) -> int:
+        """How many of this many events may still be delivered under --count; delivering the last one stops the capture."""
+        limit = self.options.count
+        allowed = events if limit is None else min(events, limit - self.events)
+        self.events += allowed
+        if limit is not None and self.events >= limit:
+            self.stop.ask()
+        return allowed
+
+    def summary(self) -> dict[str, Any]:
+        """The fields of --summary."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "events": self.events,
+            "lost": self.lost_total,
+            "lost_by_reason": self.lost,
+            "filtered": self.capture.counters().filtered,
+            "duration_s": round(time.monotonic() - self.started, 3),
+            "startup_s": round(self.startup_s, 3),
+            "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
+            "max_rss_bytes": usage.ru_maxrss * 1024,
+            "ring_bytes": self.capture.plan.ring_bytes,
+            "ring_high_bytes": self.capture.ring_high * 128,
+            "hooks": describe_hooks(self.capture.hooks),
+        }
+
+
+def owner_filter(options: CaptureOptions) -> OwnerFilter:
+    """
+    Raises:
+        UsageError: an option makes no sense, or the cgroup does not exist.
+    """
+    if options.cgroup is not None and not (options.cgroup / "cgroup.procs").exists():
+        raise UsageError(f"no cgroup {options.cgroup}", "give the folder of a v2 cgroup, such as /sys/fs/cgroup/system.slice")
+    return OwnerFilter(
+        tgids=parse_pids(options.pid) if options.pid is not None else frozenset(),
+        comms=parse_names(options.comm) if options.comm is not None else frozenset(),
+        cgroups=CgroupTree(options.cgroup) if options.cgroup is not None else None,
+    )
+
+
+def begin_capture(options: CaptureOptions) -> PendingCapture:
+    """
+    Checks all options, then starts the loader.
+
+    Raises:
+        TcptraceError: an option makes no sense, or this host cannot trace.
+    """
+    options.check()
+    owner_filter(options)
+    return begin(options.plan())
+
+
+@contextmanager
+def running(pending: PendingCapture, options: CaptureOptions) -> Iterator[Run]:
+    """Waits for the programs, tells that the capture runs, and at the end what came of it."""
+    stop = Stop()
+    with stopped_by_signals(stop), pending.wait() as capture:
+        started = time.monotonic()
+        if options.duration is not None:
+            stop.deadline = started + options.duration
+        run = Run(capture, options, stop, started, startup_s=started - process_start())
+        hooks = " ".join(f"{hook}={kind}" for hook, kind in describe_hooks(capture.hooks).items())
+        say(f"tcptrace: capturing on {capture.facts.release} ({hooks}), ready in {run.startup_s:.2f} s")
+        try:
+            yield run
+        finally:
+            finish(run)
+
+
+def finish(run: Run) -> None:
+    """The last line on standard error, and the summary file."""
+    summary = run.summary()
+    if run.options.summary is not None:
+        write_summary(run.options.summary, summary)
+    megabytes = summary["max_rss_bytes"] / 1e6
+    say(
+        f"tcptrace: done: {summary['events']} events, {summary['lost']} lost, {summary['duration_s']:.1f} s, "
+        f"{summary['cpu_s']:.2f} s CPU, {megabytes:.0f} MB peak memory"
+    )
+    if run.lost:
+        say(loss_advice(run.lost))
+
+
+def loss_advice(lost: dict[str, int]) -> str:
+    """What was lost and what to do about it, in one line."""
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(lost.items()))
+    remedy = "; use a larger --ring-size or a narrower filter" if "ring_full" in lost else ""
+    return f"tcptrace: the events are incomplete ({reasons}){remedy}"
+
+
+def write_summary(path: Path, summary: dict[str, Any]) -> None:
+    try:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}", "give a file that you may write") from error
+
+
+def say(line: str) -> None:
+    """A line on standard error; a closed one is no reason to fail."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        pass

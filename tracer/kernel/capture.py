@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A live capture: from the attached programs to batches of events.
+
+Polled by time, since a wakeup for each event costs the traced host more than everything else; the kernel wakes us only when the
+ring passes its watermark.
+"""
+
+import select
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from tracer.events.batch import EventBatch
+from tracer.events.clock import WallClock
+from tracer.kernel.counters import Counters, CounterTotals
+from tracer.kernel.facts import HostFacts, probe
+from tracer.kernel.loader import HookReport, LoadedPrograms, Loader
+from tracer.kernel.plan import CapturePlan, make_request
+from tracer.kernel.ring import Ring
+
+POLL_S = 0.05
+#: Bounds the memory of one batch (4 MB) and how long a refresh can be held up.
+BATCH_LIMIT = 32768
+
+
+def bpf_folder() -> Path:
+    """The programs' sources: inside the installed package, or beside it in a clone."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "bpf"
+    return installed if installed.is_dir() else package.parent / "bpf"
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCapture:
+    """A capture whose programs are being compiled; the caller has most of a second for other work."""
+
+    facts: HostFacts
+    plan: CapturePlan
+    loader: Loader
+
+    def wait(self) -> "Capture":
+        """
+        The capture, with everything attached.
+
+        Raises:
+            TcptraceError: as Loader.result().
+        """
+        with self.loader:
+            programs = self.loader.result()
+        return Capture(self.facts, self.plan, programs)
+
+
+def begin(plan: CapturePlan) -> PendingCapture:
+    """
+    Starts the loader child and returns at once.
+
+    Raises:
+        HostError: it is known at once that this host cannot trace.
+    """
+    facts = probe()
+    request = make_request(facts, plan, bpf_folder())
+    assert facts.bcc_python is not None  # make_request refuses a host without
+    return PendingCapture(facts, plan, Loader(facts.bcc_python, request))
+
+
+class Capture:
+    """
+    Attached programs, their ring and their counters. A context manager: leaving it detaches everything.
+
+    Attributes:
+        facts, plan: the host, and what was asked for.
+        hooks: which hooks are in use.
+        bcc: the version of BCC that compiled the programs.
+        ring_high: the most records that ever waited in the ring when it was read.
+    """
+
+    def __init__(self, facts: HostFacts, plan: CapturePlan, programs: LoadedPrograms) -> None:
+        self.facts = facts
+        self.plan = plan
+        self.hooks: tuple[HookReport, ...] = programs.hooks
+        self.bcc = programs.bcc
+        self.ring_high = 0
+        self._programs = programs
+        descriptors = programs.descriptors
+        self._ring = Ring(descriptors["events"], plan.ring_bytes)
+        self._counters = Counters(descriptors["counters"], facts.possible_cpus, tuple(programs.programs.values()))
+        self._clock = WallClock()
+        self._lost = self._counters.lost()
+        # Edge-triggered: a level would report the unread records at once, for ever; an edge is the kernel's wakeup and no more.
+        self._epoll = select.epoll()
+        self._epoll.register(descriptors["events"], select.EPOLLIN | select.EPOLLET)
+
+    def __enter__(self) -> "Capture":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._epoll.close()
+        self._ring.__exit__(kind, error, trace)
+        self._counters.close()
+        self._programs.close()
+
+    @property
+    def ring_capacity(self) -> int:
+        """Records that fit into the ring."""
+        return self._ring.reader.capacity
+
+    def counters(self) -> CounterTotals:
+        """The kernel side's counters now."""
+        return self._counters.read()
+
+    def take(self) -> EventBatch:
+        """
+        What is in the ring now, at most BATCH_LIMIT events, without waiting.
+
+        Raises:
+            RingError: the ring holds what no program of ours writes.
+        """
+        self.ring_high = max(self.ring_high, self._ring.reader.pending)
+        events = self._ring.reader.take(BATCH_LIMIT)
+        lost = self._counters.lost()
+        missing = {reason: total - self._lost[reason] for reason, total in lost.items() if total > self._lost[reason]}
+        self._lost = lost
+        return EventBatch(events, time.monotonic_ns(), self._clock.offset_ns(), missing)
+
+    def batches(self, stopped: Callable[[], bool], poll_s: float = POLL_S) -> Iterator[EventBatch]:
+        """
+        Batches until *stopped* says so, and then what is left in the ring.
+
+        An empty batch comes at least every *poll_s* seconds, so that the caller can flush, refresh and look at the clock.
+        """
+        while not stopped():
+            batch = self.take()
+            yield batch
+            if len(batch) < BATCH_LIMIT // 2:
+                self._epoll.poll(poll_s)
+        remaining = self._ring.reader.pending
+        while remaining > 0:
+            batch = self.take()
+            yield batch
+            remaining -= max(len(batch), 1)

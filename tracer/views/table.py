@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The event table: one line an event, in as many columns as the width allows.
+
+At 80 columns it shows who, from where, to where, and which transition; with more room the time, the time in the old state and
+full addresses; with less it gives up the name, the process and the local end, in this order.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from tracer.events.addresses import endpoint_text, short_endpoint_text
+from tracer.events.schema import KIND_NAMES, STATE_NAMES, Kind, error_name
+from tracer.views.columns import EVENT_COLUMNS, Rows
+
+DEFAULT_WIDTH = 80
+WIDE = 200
+
+#: "ESTABLISHED" alone is what makes two states too long for 80 columns; ss has the same short form.
+SHORT_STATES = tuple("ESTAB" if name == "ESTABLISHED" else name for name in STATE_NAMES)
+
+VALUES = {column.name: column.values for column in EVENT_COLUMNS}
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumn:
+    """A column of text: *width* is its least width, *rank* says how soon it is given up (higher goes first)."""
+
+    title: str
+    width: int
+    rank: int
+    cells: Callable[[Rows, int], list[str]]
+    right: bool = False
+
+
+def printable(text: str) -> str:
+    """The text with everything that could move a cursor or colour a terminal made harmless."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+@lru_cache(maxsize=64)
+def _clock_text(second: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(second))
+
+
+def _times(rows: Rows, _: int) -> list[str]:
+    milliseconds = (rows.events["ts_ns"].astype(np.int64) + rows.wall_offset_ns) // 1_000_000
+    return [f"{_clock_text(ms // 1000)}.{ms % 1000:03d}" for ms in milliseconds.tolist()]
+
+
+def _pids(rows: Rows, _: int) -> list[str]:
+    return ["-" if pid is None else str(pid) for pid in VALUES["pid"](rows)]
+
+
+def _comms(rows: Rows, width: int) -> list[str]:
+    return ["-" if comm is None else printable(comm)[:width] for comm in VALUES["comm"](rows)]
+
+
+def _endpoints(address: str, port: str) -> Callable[[Rows, int], list[str]]:
+    def cells(rows: Rows, width: int) -> list[str]:
+        ends = zip(VALUES[address](rows), VALUES[port](rows), strict=True)
+        if width >= 47:  # the longest: [8 groups]:65535
+            return [endpoint_text(a, p) for a, p in ends]
+        return [short_endpoint_text(a, p, width) for a, p in ends]
+
+    return cells
+
+
+def _changes(rows: Rows, width: int) -> list[str]:
+    names = STATE_NAMES if width >= 24 else SHORT_STATES
+    events = rows.events
+    fields = zip(events["kind"].tolist(), events["old_state"].tolist(), events["new_state"].tolist(), strict=True)
+    return [f"{names[old]}>{names[new]}" if kind == Kind.STATE else KIND_NAMES[kind] for kind, old, new in fields]
+
+
+def _milliseconds(rows: Rows, _: int) -> list[str]:
+    return ["-" if ns < 0 else f"{ns / 1e6:.3f}" for ns in rows.context["in_state_ns"].tolist()]
+
+
+def _errors(rows: Rows, _: int) -> list[str]:
+    return [error_name(error) or "" for error in rows.events["error"].tolist()]
+
+
+TIME = TableColumn("TIME", 12, 4, _times)
+
+#: In the order of display.
+COLUMNS: Sequence[TableColumn] = (
+    TIME,
+    TableColumn("PID", 7, 2, _pids, right=True),
+    TableColumn("COMM", 8, 3, _comms),
+    TableColumn("LOCAL", 21, 1, _endpoints("saddr", "sport")),
+    TableColumn("REMOTE", 21, 0, _endpoints("daddr", "dport")),
+    TableColumn("OLD>NEW", 19, 0, _changes),
+    TableColumn("MS", 10, 5, _milliseconds, right=True),
+    TableColumn("ERROR", 12, 6, _errors),
+)
+
+#: How wide a column may grow when there is room.
+FULL_WIDTH = {"COMM": 16, "LOCAL": 47, "REMOTE": 47, "OLD>NEW": 24}
+
+
+class EventTable:
+    """
+    Args:
+        width: columns of the terminal or page.
+        with_time: the time is wanted, whatever else must go.
+    """
+
+    def __init__(self, width: int = DEFAULT_WIDTH, with_time: bool = False) -> None:
+        columns = [replace(TIME, rank=0) if with_time and c is TIME else c for c in COLUMNS]
+        self._columns = fit(columns, width)
+        self._width = width
+
+    def heading(self) -> str:
+        return self._join([[c.title] for c in self._columns_only()])[0]
+
+    def lines(self, rows: Rows) -> Iterator[str]:
+        """The events as lines, each with its newline."""
+        cells = [column.cells(rows, width) for column, width in self._columns]
+        return (line + "\n" for line in self._join(cells))
+
+    def _columns_only(self) -> list[TableColumn]:
+        return [column for column, _ in self._columns]
+
+    def _join(self, cells: Sequence[list[str]]) -> list[str]:
+        parts = [f"{{:{'>' if c.right else '<'}{w}}}" for c, w in self._columns]
+        template = " ".join(parts)
+        return [template.format(*row).rstrip()[: self._width] for row in zip(*cells, strict=True)]
+
+
+def fit(columns: Sequence[TableColumn], width: int) -> list[tuple[TableColumn, int]]:
+    """The columns that fit, each with its width: least important ones go first, then the room left over is given out."""
+    chosen = list(columns)
+    while _total(chosen) > width and any(c.rank for c in chosen):
+        chosen.remove(max(chosen, key=lambda c: c.rank))
+    spare = max(width - _total(chosen), 0)
+    widths = []
+    for column in chosen:
+        grow = min(spare, max(FULL_WIDTH.get(column.title, 0) - column.width, 0))
+        spare -= grow
+        widths.append(column.width + grow)
+    return list(zip(chosen, widths, strict=True))
+
+
+def _total(columns: Sequence[TableColumn]) -> int:
+    return sum(c.width for c in columns) + len(columns) - 1
+
