@@ -34,7 +34,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="On an error, show the whole log and traceback.")] = False,
 ) -> None:
     """Options of every command; --debug is looked for in the arguments themselves, see run()."""

@@ -31,16 +31,24 @@ class CaptureOptions:
     count: Annotated[int | None, typer.Option("--count", metavar="N", help="Stop after N events.")] = None
     pid: Annotated[str | None, typer.Option("-p", "--pid", metavar="PID,..", help="Only connections of these processes.")] = None
     comm: Annotated[str | None, typer.Option("-c", "--comm", metavar="NAME,..", help="Only connections of tasks of these names.")] = None
-    port: Annotated[str | None, typer.Option("-P", "--port", metavar="PORTS", help="Either end has one of these ports: 80,8000-8099.")] = None
+    port: Annotated[str | None, typer.Option("-P", "--port", metavar="PORTS", help="Either end has one of these ports: 80,8000-8099.")] = (
+        None
+    )
     lport: Annotated[str | None, typer.Option("-L", "--lport", metavar="PORTS", help="The local port is one of these.")] = None
     rport: Annotated[str | None, typer.Option("-D", "--rport", metavar="PORTS", help="The remote port is one of these.")] = None
     ipv4: Annotated[bool, typer.Option("-4", "--ipv4", help="Only IPv4, v4-mapped included.")] = False
     ipv6: Annotated[bool, typer.Option("-6", "--ipv6", help="Only IPv6.")] = False
-    addr: Annotated[list[str] | None, typer.Option("--addr", metavar="CIDR", help="Either address lies in this network; repeatable.")] = None
-    netns: Annotated[str | None, typer.Option("--netns", metavar="NS", help="Only this network namespace: name, PID, path or inode number.")] = None
+    addr: Annotated[list[str] | None, typer.Option("--addr", metavar="CIDR", help="Either address lies in this network; repeatable.")] = (
+        None
+    )
+    netns: Annotated[
+        str | None, typer.Option("--netns", metavar="NS", help="Only this network namespace: name, PID, path or inode number.")
+    ] = None
     cgroup: Annotated[Path | None, typer.Option("--cgroup", metavar="PATH", help="Only processes in this cgroup (v2) or below it.")] = None
     ring_size: Annotated[str, typer.Option("--ring-size", metavar="SIZE", help="Size of the ring buffer, a power of two.")] = "4M"
-    accept_hook: Annotated[str, typer.Option("--accept-hook", metavar="HOOK", help="How accepts are seen: " + ", ".join(ACCEPT_HOOKS) + ".")] = "auto"
+    accept_hook: Annotated[
+        str, typer.Option("--accept-hook", metavar="HOOK", help="How accepts are seen: " + ", ".join(ACCEPT_HOOKS) + ".")
+    ] = "auto"
     summary: Annotated[Path | None, typer.Option("--summary", metavar="FILE", help="Write a summary of the run as JSON.")] = None
 
     def plan(self) -> CapturePlan:

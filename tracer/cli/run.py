@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -193,7 +193,5 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
 
 def say(line: str) -> None:
     """A line on standard error; a closed one is no reason to fail."""
-    try:
+    with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
-    except OSError:
-        pass

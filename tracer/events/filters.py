@@ -58,7 +58,7 @@ class CaptureFilter:
 
         An event without a local port is kept where only that port could rule it out, as in the kernel.
         """
-        keep = np.ones(len(events), dtype=np.bool_)
+        keep: Mask = np.ones(len(events), dtype=np.bool_)
         unknown = events["sport"] == 0
         if self.family:
             keep &= events["family"] == self.family
@@ -77,7 +77,8 @@ class CaptureFilter:
 
 def in_ranges(ports: npt.NDArray[np.uint16], ranges: PortRanges) -> Mask:
     """Which ports lie in one of the inclusive ranges; shape of *ports*."""
-    return np.logical_or.reduce([(ports >= low) & (ports <= high) for low, high in ranges])
+    inside: Mask = np.logical_or.reduce([(ports >= low) & (ports <= high) for low, high in ranges])
+    return inside
 
 
 def in_networks(addresses: npt.NDArray[np.void], networks: tuple[Network, ...]) -> Mask:
@@ -87,7 +88,8 @@ def in_networks(addresses: npt.NDArray[np.void], networks: tuple[Network, ...]) 
     for network in networks:
         address, mask = (np.frombuffer(part, "<u4") for part in network_bytes(network))
         matches.append(((words & mask) == address).all(axis=1))
-    return np.logical_or.reduce(matches)
+    inside: Mask = np.logical_or.reduce(matches)
+    return inside
 
 
 def network_bytes(network: Network) -> tuple[bytes, bytes]:

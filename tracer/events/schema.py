@@ -52,7 +52,7 @@ class State(IntEnum):
 STATES = 16
 
 #: Name by state number; the kernel's own spelling.
-STATE_NAMES: tuple[str, ...] = tuple({s: s.name for s in State}.get(n, f"STATE_{n}") for n in range(STATES))
+STATE_NAMES: tuple[str, ...] = tuple({int(s): s.name for s in State}.get(n, f"STATE_{n}") for n in range(STATES))
 
 #: Name by kind number, as in the event object's `kind`.
 KIND_NAMES: dict[int, str] = {kind: kind.name.lower() for kind in Kind}

@@ -58,7 +58,7 @@ def probe() -> HostFacts:
         tracefs=any(folder.is_dir() for folder in TRACEFS_FOLDERS if os.access(folder, os.R_OK)),
         lockdown=lockdown_mode(_read(LOCKDOWN)),
         possible_cpus=cpu_count(_read(Path("/sys/devices/system/cpu/possible"))),
-        home_netns=os.stat("/proc/self/ns/net").st_ino,
+        home_netns=Path("/proc/self/ns/net").stat().st_ino,
         bcc_python=find_bcc_python(),
     )
 
@@ -72,7 +72,7 @@ def _read(path: Path) -> str:
 
 def kernel_version(release: str) -> tuple[int, int]:
     """(6, 18) from "6.18.44-cloud"; (0, 0) where it has no such form."""
-    numbers = release.split("-")[0].split(".")
+    numbers = release.partition("-")[0].split(".")
     if len(numbers) < 2 or not (numbers[0].isdecimal() and numbers[1].isdecimal()):
         return (0, 0)
     return int(numbers[0]), int(numbers[1])

@@ -112,7 +112,9 @@ class Loader:
                 start_new_session=True,
             )
         except OSError as error:
-            raise HostError(f"cannot run {command[0]}: {error.strerror}", "install Python 3 with BCC: apt-get install python3-bpfcc") from error
+            raise HostError(
+                f"cannot run {command[0]}: {error.strerror}", "install Python 3 with BCC: apt-get install python3-bpfcc"
+            ) from error
 
     def _send(self, request: LoadRequest) -> None:
         assert self._process.stdin is not None
@@ -144,7 +146,9 @@ class Loader:
             data, fds, _, _ = socket.recv_fds(self._reply, MAX_REPLY_BYTES, MAX_DESCRIPTORS)
         except TimeoutError:
             self._process.kill()
-            raise ProgramError(f"loading the BPF programs took more than {timeout_s:g} s", "try again; the host may be overloaded", self.log()) from None
+            raise ProgramError(
+                f"loading the BPF programs took more than {timeout_s:g} s", "try again; the host may be overloaded", self.log()
+            ) from None
         if not data:
             raise self._died()
         reply = msgspec.json.decode(data, type=LoadReply)
@@ -167,7 +171,9 @@ class Loader:
 def explain(failure: Failure, log: str) -> TcptraceError:
     """The child's failure as an error of ours: what it means on this host, and what to do."""
     if failure.stage == "import":
-        return HostError(f"BCC is not installed ({failure.message})", "install it: apt-get install python3-bpfcc (elsewhere python3-bcc)", log)
+        return HostError(
+            f"BCC is not installed ({failure.message})", "install it: apt-get install python3-bpfcc (elsewhere python3-bcc)", log
+        )
     if failure.stage == "btf":
         return HostError(failure.message, "use a kernel with CONFIG_DEBUG_INFO_BTF=y, and a BCC with libbpf", log)
     if failure.stage in ("load", "attach") and failure.errno == errno.EPERM:
@@ -178,7 +184,9 @@ def explain(failure: Failure, log: str) -> TcptraceError:
         )
     if failure.stage == "attach":
         return HostError(f"a hook could not be attached: {failure.message}", "see what this host has: tcptrace doctor", log)
-    problem = {"compile": "the BPF programs were not compiled", "load": "a BPF program was not accepted"}.get(failure.stage, "the loader failed")
+    problem = {"compile": "the BPF programs were not compiled", "load": "a BPF program was not accepted"}.get(
+        failure.stage, "the loader failed"
+    )
     return ProgramError(f"{problem}: {last_line(log) or failure.message}", "run it with --debug and report what it prints", log)
 
 

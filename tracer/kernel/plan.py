@@ -93,9 +93,7 @@ STATE_HOOK = HookPlan(
 )  # the classic tracepoint joins as the second candidate
 
 #: The ways to see an accept, best first. The first two need programs that are still to be written.
-ACCEPT_CANDIDATES = (
-    Candidate("syscall", "on_accept_exit", ("syscalls:sys_exit_accept4", "syscalls:sys_exit_accept")),
-)
+ACCEPT_CANDIDATES = (Candidate("syscall", "on_accept_exit", ("syscalls:sys_exit_accept4", "syscalls:sys_exit_accept")),)
 
 
 def parse_ring_size(text: str) -> int:
@@ -144,9 +142,13 @@ def check_host(facts: HostFacts) -> None:
     if not facts.root and not {"CAP_BPF", "CAP_PERFMON"} <= facts.capabilities and "CAP_SYS_ADMIN" not in facts.capabilities:
         raise HostError("tracing needs root", "run it with sudo, or with the capabilities CAP_BPF and CAP_PERFMON")
     if facts.lockdown == "confidentiality":
-        raise HostError("the kernel is locked down (confidentiality): BPF may not read kernel memory", "boot with lockdown=integrity or none")
+        raise HostError(
+            "the kernel is locked down (confidentiality): BPF may not read kernel memory", "boot with lockdown=integrity or none"
+        )
     if not facts.btf:
-        raise HostError("this kernel has no type information in /sys/kernel/btf/vmlinux", "use a kernel with CONFIG_DEBUG_INFO_BTF=y and /sys mounted")
+        raise HostError(
+            "this kernel has no type information in /sys/kernel/btf/vmlinux", "use a kernel with CONFIG_DEBUG_INFO_BTF=y and /sys mounted"
+        )
     if facts.bcc_python is None:
         raise HostError("no Python with BCC was found", "install it: apt-get install python3-bpfcc (elsewhere python3-bcc)")
 

@@ -118,7 +118,9 @@ class RingReader:
         wrong = (lengths & LENGTH_MASK) != EVENT_DTYPE.itemsize
         if wrong.any():
             size = int(lengths[wrong.argmax()] & LENGTH_MASK)
-            raise RingError(f"a record of {size} bytes in the ring, where all have {EVENT_DTYPE.itemsize}", "report this, with the kernel's version")
+            raise RingError(
+                f"a record of {size} bytes in the ring, where all have {EVENT_DTYPE.itemsize}", "report this, with the kernel's version"
+            )
         discarded = lengths >= DISCARDED
         return slots["event"][~discarded] if discarded.any() else slots["event"]
 

@@ -8,7 +8,7 @@ from tracer.events.batch import EventBatch
 from tracer.events.schema import EventArray, Kind, State
 
 #: The rows of a rate table, in this order.
-RATES = ("opened", "accepted", "established", "closed", "failed")
+RATES = ("events", "opened", "accepted", "established", "closed", "failed")
 
 NS = 1_000_000_000
 
@@ -69,6 +69,7 @@ def classify(events: EventArray) -> tuple[npt.NDArray[np.bool_], ...]:
     old, new = events["old_state"], events["new_state"]
     closes = is_state & (new == State.CLOSE) & (old != State.LISTEN) & (old != State.CLOSE)
     return (
+        np.ones(len(events), dtype=np.bool_),
         is_state & (old == State.CLOSE) & (new == State.SYN_SENT),
         events["kind"] == Kind.ACCEPT,
         is_state & (new == State.ESTABLISHED) & (old != State.ESTABLISHED),

@@ -51,7 +51,7 @@ class OwnerFilter:
 
     def keep(self, context: ContextArray) -> npt.NDArray[np.bool_]:
         """Which events belong to a wanted owner: shape (n,), for *context* of shape (n,), CONTEXT_DTYPE."""
-        keep = context["pid_source"] != PidSource.NONE
+        keep: npt.NDArray[np.bool_] = context["pid_source"] != PidSource.NONE
         if self.tgids:
             keep &= np.isin(context["tgid"], list(self.tgids))
         if self.comms:

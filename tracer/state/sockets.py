@@ -192,7 +192,8 @@ def births(events: EventArray) -> Mask:
     old, new = events["old_state"], events["new_state"]
     opened = (old == State.CLOSE) & ((new == State.SYN_SENT) | (new == State.LISTEN))
     cloned = (old == State.LISTEN) & (new == State.SYN_RECV)
-    return (events["kind"] == Kind.STATE) & (opened | cloned)
+    born: Mask = (events["kind"] == Kind.STATE) & (opened | cloned)
+    return born
 
 
 def fill_owners(context: ContextArray, events: EventArray, lives: Lives, carried: npt.NDArray[np.void]) -> None:

@@ -109,7 +109,11 @@ def _in_state_us(rows: Rows) -> Values:
 EVENT_COLUMNS: Sequence[Column] = (
     Column("time", "wall time, UTC", rfc3339),
     Column("ts_ns", "kernel's monotonic clock, ns", _field("ts_ns")),
-    Column("kind", "state, accept, retransmit, reset_sent, reset_received or lost", lambda r: [KIND_NAMES[k] for k in r.events["kind"].tolist()]),
+    Column(
+        "kind",
+        "state, accept, retransmit, reset_sent, reset_received or lost",
+        lambda r: [KIND_NAMES[k] for k in r.events["kind"].tolist()],
+    ),
     Column("old", "TCP state before", _states("old_state")),
     Column("new", "TCP state after", _states("new_state")),
     Column("family", "4 or 6; v4-mapped counts as 4", _field("family")),
@@ -120,7 +124,11 @@ EVENT_COLUMNS: Sequence[Column] = (
     Column("pid", "process id of the owner, where known", _owner("tgid")),
     Column("comm", "name of the owner's task", _comms),
     Column("uid", "user id of the owner", _owner("uid")),
-    Column("pid_source", "how the owner is known: context, accept, cached or fd_scan", lambda r: [PID_SOURCES[s] for s in r.context["pid_source"].tolist()]),
+    Column(
+        "pid_source",
+        "how the owner is known: context, accept, cached or fd_scan",
+        lambda r: [PID_SOURCES[s] for s in r.context["pid_source"].tolist()],
+    ),
     Column("netns", "network namespace, inode number", _field("netns")),
     Column("cgroup", "cgroup v2 id of the owner", _owner("cgroup")),
     Column("sock", "kernel address of the socket", lambda r: [f"{s:#x}" for s in r.events["sock"].tolist()]),

@@ -148,4 +148,3 @@ def fit(columns: Sequence[TableColumn], width: int) -> list[tuple[TableColumn, i
 
 def _total(columns: Sequence[TableColumn]) -> int:
     return sum(c.width for c in columns) + len(columns) - 1
-

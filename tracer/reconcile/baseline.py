@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The gauges' starting point: the sockets that were open when the counters began to count.
+
+Attach first, then look: the table is read between two readings of the counters, and again until nothing has changed in between.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.events.schema import STATES, State
+from tracer.reconcile.proc_net import read_states
+
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """
+    Attributes:
+        states: shape (STATES,), int64: sockets by state when no transition had been counted yet.
+        exact: no transition happened while the table was read; else the gauges may be off by what did.
+    """
+
+    states: npt.NDArray[np.int64]
+    exact: bool
+
+
+def state_changes(transitions: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """
+    Sockets that entered a state less those that left it: shape (STATES,), from transitions of shape (STATES, STATES), [old][new].
+
+    LISTEN->SYN_RECV is the birth of a child: the listener has not left LISTEN. Source: inet_csk_clone_lock.
+    """
+    counts = transitions.astype(np.int64)
+    entered, left = counts.sum(axis=0), counts.sum(axis=1)
+    left[State.LISTEN] -= counts[State.LISTEN, State.SYN_RECV]
+    change: npt.NDArray[np.int64] = entered - left
+    return change
+
+
+def take_baseline(read_transitions: Callable[[], npt.NDArray[np.uint64]]) -> Baseline:
+    """
+    Reads the socket table while the counters stand still, or, on a host that never rests, as often as ATTEMPTS.
+
+    Args:
+        read_transitions: the counters of this network namespace, shape (STATES, STATES).
+    """
+    exact = False
+    for _ in range(ATTEMPTS):
+        before = read_transitions()
+        sockets = read_states()
+        after = read_transitions()
+        exact = bool((before == after).all())
+        if exact:
+            break
+    counted = np.array([sockets[state] for state in range(STATES)], dtype=np.int64)
+    return Baseline(counted - state_changes(after), exact)
