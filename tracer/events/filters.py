@@ -188,7 +188,10 @@ class UndecidedBirths:
                 if event["new_state"][0] == State.SYN_SENT:
                     self._hold(sock, event)
                 continue
-            chosen += [birth, event] if birth is not None else [event]
+            # Any other event means that the kernel side has dropped the rest of that life, and the address has a new one.
+            if birth is not None and event["old_state"][0] == State.SYN_SENT:
+                chosen.append(birth)
+            chosen.append(event)
         return np.concatenate(chosen) if chosen else events[:0]
 
     def _hold(self, sock: int, birth: EventArray) -> None:

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What the kernel tests share: a network namespace of their own, tcptrace as a process, and traffic.
+
+They need root and a kernel that runs BPF. Elsewhere they are skipped; with TCPTRACE_REQUIRE_KERNEL=1 that is a failure.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAFFIC = Path(__file__).with_name("traffic.py")
+TIMEOUT_S = 20.0
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _kernel_is_able() -> None:
+    missing = []
+    if os.geteuid() != 0:
+        missing.append("root")
+    if not Path("/sys/kernel/btf/vmlinux").exists():
+        missing.append("/sys/kernel/btf/vmlinux")
+    if not missing:
+        return
+    reason = f"kernel tests need {' and '.join(missing)}; run: sudo scripts/test"
+    if os.environ.get("TCPTRACE_REQUIRE_KERNEL") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def wait_until(condition: Callable[[], Any], what: str) -> Any:
+    """Waits for a condition, not for a time; the limit only ends a test that would never end."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"waited {TIMEOUT_S:g} s in vain for {what}")
+
+
+class Namespace:
+    """A network namespace with its loopback up; what runs in it sees no traffic but the test's."""
+
+    def __init__(self) -> None:
+        self.name = f"tcptrace-test-{os.getpid()}-{time.monotonic_ns() % 10**9}"
+        subprocess.run(["ip", "netns", "add", self.name], check=True)
+        subprocess.run(["ip", "-n", self.name, "link", "set", "lo", "up"], check=True)
+
+    @property
+    def inode(self) -> int:
+        return Path("/run/netns", self.name).stat().st_ino
+
+    def command(self, *words: str) -> list[str]:
+        return ["ip", "netns", "exec", self.name, *words]
+
+    def run(self, *words: str) -> str:
+        return subprocess.run(self.command(*words), check=True, capture_output=True, text=True).stdout
+
+    def traffic(self, scenario: str, **arguments: Any) -> dict[str, Any]:
+        """Runs a scenario of traffic.py to its end; what it reports."""
+        result: dict[str, Any] = json.loads(self.run(sys.executable, str(TRAFFIC), scenario, json.dumps(arguments)))
+        return result
+
+    def snmp(self) -> dict[str, int]:
+        """The Tcp counters of /proc/net/snmp."""
+        lines = [line.split() for line in self.run("cat", "/proc/net/snmp").splitlines() if line.startswith("Tcp:")]
+        return dict(zip(lines[0][1:], map(int, lines[1][1:]), strict=True))
+
+    def sysctl(self, name: str, value: str) -> None:
+        """Sets a sysctl of this namespace, which goes with it."""
+        self.run("sysctl", "-qw", f"{name}={value}")
+
+    def delete(self) -> None:
+        subprocess.run(["ip", "netns", "delete", self.name], check=True)
+
+
+class Tracer:
+    """tcptrace as its user runs it; started when it says that it captures."""
+
+    def __init__(self, folder: Path, *arguments: str, prefix: list[str] | None = None) -> None:
+        self._out, self._err = folder / "out", folder / "err"
+        self._summary = folder / "summary"
+        command = [*(prefix or []), sys.executable, "-m", "tracer", *arguments, "--summary", str(self._summary)]
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(command, stdout=out, stderr=err, cwd=ROOT)
+        wait_until(lambda: "tcptrace: capturing" in self.stderr or self.process.poll() is not None, "tcptrace to capture")
+        assert self.process.poll() is None, self.stderr
+
+    @property
+    def stderr(self) -> str:
+        return self._err.read_text()
+
+    @property
+    def stdout(self) -> str:
+        return self._out.read_text()
+
+    def events(self) -> list[dict[str, Any]]:
+        """What has been written so far, whole lines only."""
+        return [json.loads(line) for line in self.stdout.splitlines(keepends=True) if line.endswith("\n")]
+
+    def stop(self, number: int = signal.SIGINT) -> list[dict[str, Any]]:
+        """Ends it in good order; all its events, if they are JSON."""
+        self.end(number)
+        return self.events()
+
+    def end(self, number: int = signal.SIGINT) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        assert self.process.wait(TIMEOUT_S) == 0, self.stderr
+
+    def summary(self) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads(self._summary.read_text())
+        return result
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def netns() -> Iterator[Namespace]:
+    """A network namespace of the test's own."""
+    namespace = Namespace()
+    yield namespace
+    namespace.delete()
+
+
+@pytest.fixture
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Tracer]]:
+    """Starts tcptrace with arguments; ended with the test."""
+    started: list[Tracer] = []
+
+    def start_one(*arguments: str, prefix: list[str] | None = None) -> Tracer:
+        tracer = Tracer(tmp_path_factory.mktemp("tcptrace"), *arguments, prefix=prefix)
+        started.append(tracer)
+        return tracer
+
+    yield start_one
+    for tracer in started:
+        tracer.kill()
+
+
+@pytest.fixture
+def trace(start: Callable[..., Tracer], netns: Namespace) -> Callable[..., Tracer]:
+    """Starts `tcptrace events --format json` on the test's own namespace."""
+    return lambda *arguments: start("events", "--format", "json", "--netns", netns.name, *arguments)

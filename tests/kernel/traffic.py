@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Traffic for the kernel tests: one scenario a call, its arguments as JSON, what it did as JSON on stdout.
+
+Runs inside the test's network namespace. Client and server are processes of their own wherever it matters who owns a socket.
+"""
+
+import errno
+import json
+import os
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+def set_comm(name: str) -> None:
+    with open("/proc/self/comm", "w") as file:
+        file.write(name)
+
+
+def listen(family: int = 4, address: str | None = None, port: int = 0) -> socket.socket:
+    server = socket.socket(FAMILY[family])
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind((address or LOOPBACK[family], port))
+    server.listen()
+    return server
+
+
+def connect(server: socket.socket, family: int = 4) -> socket.socket:
+    return connect_to(server.getsockname()[1], family)
+
+
+def connect_to(port: int, family: int = 4) -> socket.socket:
+    client = socket.socket(FAMILY[family])
+    client.connect((LOOPBACK[family], port))
+    return client
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Runs *work* in a process of its own; its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return pid
+
+
+def join(*pids: int) -> None:
+    for pid in pids:
+        _, status = os.waitpid(pid, 0)
+        assert status == 0, f"child {pid} failed with status {status}"
+
+
+def pairs(count: int = 23, family: int = 4, close: str = "client") -> dict[str, Any]:
+    """Client and server as two named processes; one after the other, each connection closed before the next begins."""
+    server = listen(family)
+    port = server.getsockname()[1]
+
+    def serve() -> None:
+        set_comm("the-server")
+        for _ in range(count):
+            accepted, _ = server.accept()
+            if close == "client":
+                accepted.recv(1)
+            accepted.close()
+
+    def request() -> None:
+        set_comm("the-client")
+        server.close()
+        for _ in range(count):
+            client = connect_to(port, family)
+            if close == "server":
+                client.recv(1)
+            client.close()
+
+    server_pid, client_pid = in_child(serve), in_child(request)
+    server.close()
+    join(client_pid, server_pid)
+    return {"server_pid": server_pid, "client_pid": client_pid, "port": port}
+
+
+def refused(count: int = 23, family: int = 4) -> dict[str, Any]:
+    """Connects to a port on which nobody listens."""
+    closed = listen(family)
+    port = closed.getsockname()[1]
+    closed.close()
+    for _ in range(count):
+        client = socket.socket(FAMILY[family])
+        assert client.connect_ex((LOOPBACK[family], port)) == errno.ECONNREFUSED
+        client.close()
+    return {"pid": os.getpid(), "port": port}
+
+
+def reset(count: int = 23) -> dict[str, Any]:
+    """The client ends each connection by a reset."""
+    server = listen()
+    for _ in range(count):
+        client = connect(server)
+        accepted, _ = server.accept()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        try:
+            accepted.recv(1)
+        except ConnectionResetError:
+            pass
+        accepted.close()
+    return {"pid": os.getpid(), "port": server.getsockname()[1]}
+
+
+def no_ports(ports: int) -> dict[str, Any]:
+    """Holds one connection for each ephemeral port, then asks for one more, in a process of its own."""
+    server = listen(port=7001)
+    held = [connect(server) for _ in range(ports)]
+
+    def ask() -> None:
+        set_comm("unlucky")
+        extra = socket.socket()
+        assert extra.connect_ex(server.getsockname()) == errno.EADDRNOTAVAIL
+
+    pid = in_child(ask)
+    join(pid)
+    return {"pid": pid, "held": len(held), "port": server.getsockname()[1]}
+
+
+def accept_variants() -> dict[str, Any]:
+    """One connection for each way to accept; the pid that must be seen for each local port of the client."""
+    server = listen()
+    expected: dict[int, dict[str, Any]] = {}
+
+    def by(name: str, accept: Callable[[], Any]) -> None:
+        def work() -> None:
+            set_comm(name)
+            accept()
+
+        client = connect(server)
+        pid = in_child(work)
+        join(pid)
+        expected[client.getsockname()[1]] = {"pid": pid, "comm": name}
+        client.close()
+
+    def in_thread() -> None:
+        thread = threading.Thread(target=server.accept)
+        thread.start()
+        thread.join()
+
+    def from_dup() -> None:
+        socket.socket(fileno=os.dup(server.fileno())).accept()
+
+    def by_libc_accept() -> None:
+        import ctypes
+
+        assert ctypes.CDLL(None).accept(server.fileno(), None, None) >= 0
+
+    def to_high_descriptor() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 4096))
+        keep = [os.dup(0) for _ in range(1000)]
+        accepted, _ = server.accept()
+        assert accepted.fileno() > 1000 and keep
+
+    by("inherited", server.accept)
+    by("dup", from_dup)
+    by("libc-accept", by_libc_accept)
+    by("thread", in_thread)
+    by("high-fd", to_high_descriptor)
+    return {"expected": {str(port): owner for port, owner in expected.items()}, "port": server.getsockname()[1]}
+
+
+def failed_accepts(count: int = 23) -> dict[str, Any]:
+    """Accepts that find no connection, and one of a Unix socket, which is no TCP."""
+    server = listen()
+    server.setblocking(False)
+    for _ in range(count):
+        try:
+            server.accept()
+        except BlockingIOError:
+            pass
+    left, right = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    left.bind(b"\0tcptrace-test-%d" % os.getpid())
+    left.listen()
+    right.connect(left.getsockname())
+    left.accept()
+    return {"port": server.getsockname()[1]}
+
+
+def mapped() -> dict[str, Any]:
+    """An IPv4 client of a dual-stack IPv6 listener."""
+    server = listen(6, "::")
+    client = socket.create_connection(("127.0.0.1", server.getsockname()[1]))
+    accepted, _ = server.accept()
+    client.close()
+    accepted.recv(1)
+    accepted.close()
+    return {"port": server.getsockname()[1]}
+
+
+def ports(clients: list[int], servers: list[int]) -> dict[str, Any]:
+    """One connection from each of these local ports to each of these."""
+    for port in servers:
+        server = socket.socket()
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("127.0.0.1", port))
+        server.listen()
+        for local in clients:
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Chosen by the kernel at connect, as for any client: no bind, the range has room for this port alone.
+            with open("/proc/sys/net/ipv4/ip_local_port_range", "w") as file:
+                file.write(f"{local} {local}")
+            client.connect(("127.0.0.1", port))
+            assert client.getsockname()[1] == local
+            accepted, _ = server.accept()
+            client.close()
+            accepted.recv(1)
+            accepted.close()
+        server.close()
+    return {}
+
+
+SCENARIOS: dict[str, Callable[..., dict[str, Any]]] = {
+    scenario.__name__: scenario for scenario in (pairs, refused, reset, no_ports, accept_variants, failed_accepts, mapped, ports)
+}
+
+if __name__ == "__main__":
+    print(json.dumps(SCENARIOS[sys.argv[1]](**json.loads(sys.argv[2]))))
