@@ -64,6 +64,9 @@ struct counters {
   __u64 filtered;                       /* seen, counted above, not wanted by the capture's filter */
   __u64 lost_ring_full;
   __u64 other_protocols; /* state changes of MPTCP, SCTP, ... sockets */
+  __u64 nested;          /* events that the second program handled, see on_set_state_nested() */
+  __u64 running;         /* the first program is at work on this CPU */
+  __u64 unguarded;       /* this kernel runs a program inside itself */
 };
 
 #endif

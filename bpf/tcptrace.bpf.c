@@ -84,31 +84,29 @@ static __always_inline void submit(struct event *event, struct counters *count)
   events.ringbuf_submit(event, submit_flags(count));
 }
 
-/* Hook: raw tracepoint inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate). */
-
-/* The tracepoint fires before sk_state is written, so both states come from its arguments. */
-int on_set_state(struct bpf_raw_tracepoint_args *ctx)
+/*
+ * Hook: raw tracepoint inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate), which fires
+ * before sk_state is written, so both states come from its arguments.
+ */
+static __always_inline void trace_set_state(struct bpf_raw_tracepoint_args *ctx, struct counters *count)
 {
   const void *sk = (const void *)ctx->args[0];
   u32 old_state = ctx->args[1] % STATES, new_state = ctx->args[2] % STATES;
-  struct counters *count = this_cpu_counters();
   struct endpoints ends;
   struct event *event;
 
-  if (!count)
-    return 0;
   if (!is_tcp(sk) || !read_endpoints(sk, &ends)) {
     COUNT(count->other_protocols);
-    return 0;
+    return;
   }
   COUNT(count->transitions[is_foreign(&ends)][old_state][new_state]);
   if (!keep(&ends)) {
     COUNT(count->filtered);
-    return 0;
+    return;
   }
   event = reserve(count);
   if (!event)
-    return 0;
+    return;
   fill(event, EVENT_STATE, sk, &ends);
   event->old_state = old_state;
   event->new_state = new_state;
@@ -119,6 +117,41 @@ int on_set_state(struct bpf_raw_tracepoint_args *ctx)
     fill_totals(event, sk);
   }
   submit(event, count);
+}
+
+/*
+ * A softirq may interrupt this program and change the state of another socket. Since 05b24ff9b2cf ("bpf: Prevent bpf program
+ * recursion for raw tracepoint probes", v6.1) the kernel does not run a program inside itself on one CPU: it skips the inner
+ * call, and under load that loses one event in some thousands. So the hook has two programs. The first does the work and says
+ * while it does; the second does it only then, for the inner events that the first was skipped for.
+ */
+#define RUNNING(count) (*(volatile __u64 *)&(count)->running)
+
+int on_set_state(struct bpf_raw_tracepoint_args *ctx)
+{
+  struct counters *count = this_cpu_counters();
+
+  if (!count)
+    return 0;
+  if (RUNNING(count)) { /* an older kernel, without that guard */
+    count->unguarded = 1;
+    trace_set_state(ctx, count);
+    return 0;
+  }
+  RUNNING(count) = 1;
+  trace_set_state(ctx, count);
+  RUNNING(count) = 0;
+  return 0;
+}
+
+int on_set_state_nested(struct bpf_raw_tracepoint_args *ctx)
+{
+  struct counters *count = this_cpu_counters();
+
+  if (!count || !RUNNING(count) || count->unguarded)
+    return 0;
+  COUNT(count->nested);
+  trace_set_state(ctx, count);
   return 0;
 }
 

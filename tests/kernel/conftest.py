@@ -108,6 +108,10 @@ class Tracer:
         """What has been written so far, whole lines only."""
         return [json.loads(line) for line in self.stdout.splitlines(keepends=True) if line.endswith("\n")]
 
+    def accepts(self) -> int:
+        """Accept events written so far."""
+        return self.stdout.count('"kind":"accept"')
+
     def stop(self, number: int = signal.SIGINT) -> list[dict[str, Any]]:
         """Ends it in good order; all its events, if they are JSON."""
         self.end(number)

@@ -54,7 +54,13 @@ def test_each_connection_shows_its_ten_transitions_and_its_accept(trace, netns, 
     sockets = of_connections(events, done["port"])
     clients = [s for s in sockets.values() if s[0]["new"] == "SYN_SENT"]
     servers = [s for s in sockets.values() if s[0]["new"] == "SYN_RECV"]
-    assert COUNT == len(clients) == len(servers) == after["ActiveOpens"] - before["ActiveOpens"] == after["PassiveOpens"] - before["PassiveOpens"]
+    assert (
+        COUNT
+        == len(clients)
+        == len(servers)
+        == after["ActiveOpens"] - before["ActiveOpens"]
+        == after["PassiveOpens"] - before["PassiveOpens"]
+    )
     for socket in clients:
         assert [(o, n) for who, o, n in CLIENT_CLOSES if who == "client"] == [(e["old"], e["new"]) for e in socket]
     for socket in servers:

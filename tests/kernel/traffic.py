@@ -59,9 +59,9 @@ def join(*pids: int) -> None:
         assert status == 0, f"child {pid} failed with status {status}"
 
 
-def pairs(count: int = 23, family: int = 4, close: str = "client") -> dict[str, Any]:
+def pairs(count: int = 23, family: int = 4, close: str = "client", port: int = 0) -> dict[str, Any]:
     """Client and server as two named processes; one after the other, each connection closed before the next begins."""
-    server = listen(family)
+    server = listen(family, port=port)
     port = server.getsockname()[1]
 
     def serve() -> None:

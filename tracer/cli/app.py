@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: its commands, and the one place where errors become messages and exit codes."""
 
+import functools
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -42,10 +43,24 @@ def common(
     """Options of every command; --debug is looked for in the arguments themselves, see run()."""
 
 
-for command in (live.live, events.events, doctor.doctor):
-    app.command(command.__name__)(command)
+def ends_with_its_reader(command: Callable[..., None]) -> Callable[..., None]:
+    """A command for which it is a normal end that the reader of its output has gone; click would leave with exit code 1."""
 
-COMMANDS = ("live", "events", "doctor")
+    @functools.wraps(command)
+    def wrapper(**arguments: Any) -> None:
+        try:
+            command(**arguments)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The interpreter must not try to flush what is left.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return wrapper
+
+
+for command in (live.live, events.events, doctor.doctor):
+    app.command(command.__name__)(ends_with_its_reader(command))
+
 OWN_OPTIONS = ("-h", "--help", "--version", "--debug")
 
 
@@ -72,8 +87,6 @@ def run(arguments: Sequence[str]) -> int:
     except ArgumentError as error:
         complain(error)
         return 2
-    except BrokenPipeError:
-        return close_broken_stdout()
     except KeyboardInterrupt:
         return 0
 
@@ -92,9 +105,3 @@ def complain(error: Exception) -> None:
     command = context.command_path if context else "tcptrace"
     print(f"tcptrace: error: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]  # of ArgumentError
     print(f"tcptrace: see: {command} --help", file=sys.stderr)
-
-
-def close_broken_stdout() -> int:
-    """The reader of our output has gone: a normal end. The interpreter must not try to flush what is left."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0

@@ -33,6 +33,11 @@ def bpf_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "bpf"
 
 
+def losing_programs(programs: LoadedPrograms) -> tuple[int, ...]:
+    """The programs that an event is lost with when the kernel skips them: all but those that stand in for others."""
+    return tuple(fd for name, fd in programs.programs.items() if not name.endswith("_nested"))
+
+
 @dataclass(frozen=True, slots=True)
 class PendingCapture:
     """A capture whose programs are being compiled; the caller has most of a second for other work."""
@@ -86,7 +91,7 @@ class Capture:
         self._programs = programs
         descriptors = programs.descriptors
         self._ring = Ring(descriptors["events"], plan.ring_bytes)
-        self._counters = Counters(descriptors["counters"], facts.possible_cpus, tuple(programs.programs.values()))
+        self._counters = Counters(descriptors["counters"], facts.possible_cpus, losing_programs(programs))
         self._clock = WallClock()
         self._lost = self._counters.lost()
         # Edge-triggered: a level would report the unread records at once, for ever; an edge is the kernel's wakeup and no more.

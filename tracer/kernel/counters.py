@@ -24,6 +24,9 @@ COUNTERS_DTYPE = np.dtype(
         ("filtered", "<u8"),
         ("lost_ring_full", "<u8"),
         ("other_protocols", "<u8"),
+        ("nested", "<u8"),
+        ("running", "<u8"),
+        ("unguarded", "<u8"),
     ]
 )
 
@@ -38,8 +41,8 @@ class CounterTotals:
         accepts: shape (2,), uint64, likewise.
         records: written to the ring.
         filtered: counted above but not wanted by the capture's filter.
-        lost: by reason. "ring_full": no room. "reentered": the kernel skipped the program because it was running already on that CPU;
-            these are missing from the transitions too.
+        lost: by reason. "ring_full": no room. "reentered": the kernel skipped a program because it was running already on that CPU,
+            and the program for that case could not help; these are missing from the transitions too.
         other_protocols: state changes of sockets that are not TCP.
     """
 
@@ -63,7 +66,8 @@ class Counters:
     Args:
         map_fd: the counters map.
         cpus: number of blocks in it.
-        programs: descriptors of the attached programs; owned by the caller.
+        programs: descriptors of the attached programs whose skipped calls are losses unless the nested one handled them; owned by
+            the caller.
     """
 
     def __init__(self, map_fd: int, cpus: int, programs: tuple[int, ...] = ()) -> None:
@@ -78,25 +82,20 @@ class Counters:
     def read(self) -> CounterTotals:
         """The totals now. Not a snapshot of one instant: events go on while the CPUs are added up."""
         blocks = self._blocks
-        lost = {
-            "ring_full": int(blocks["lost_ring_full"].sum()),
-            "reentered": sum(program_misses(fd) for fd in self._programs),
-        }
         return CounterTotals(
             transitions=blocks["transitions"].sum(axis=0),
             accepts=blocks["accepts"].sum(axis=0),
             records=int(blocks["records"].sum()),
             filtered=int(blocks["filtered"].sum()),
-            lost=lost,
+            lost=self.lost(),
             other_protocols=int(blocks["other_protocols"].sum()),
         )
 
     def lost(self) -> dict[str, int]:
         """Only the losses: what a batch needs, without adding up the transitions."""
-        return {
-            "ring_full": int(self._blocks["lost_ring_full"].sum()),
-            "reentered": sum(program_misses(fd) for fd in self._programs),
-        }
+        skipped = sum(program_misses(fd) for fd in self._programs)
+        handled = int(self._blocks["nested"].sum())
+        return {"ring_full": int(self._blocks["lost_ring_full"].sum()), "reentered": max(skipped - handled, 0)}
 
     def close(self) -> None:
         """Unmaps the memory."""

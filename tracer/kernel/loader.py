@@ -52,7 +52,6 @@ class Failure(msgspec.Struct, frozen=True):
 class LoadReply(msgspec.Struct, frozen=True):
     fds: tuple[str, ...] = ()
     hooks: tuple[HookReport, ...] = ()
-    programs: dict[str, str] = {}
     bcc: str = ""
     error: Failure | None = None
 
@@ -63,7 +62,7 @@ class LoadedPrograms:
     What is attached. Owns the descriptors.
 
     Attributes:
-        descriptors: by name: "events" (the ring), "counters", "program:NAME" and "link:TARGET".
+        descriptors: by name: "events" (the ring), "counters", "program:NAME" and "link:NAME:TARGET".
         hooks: one report per hook.
         bcc: the version of BCC that compiled the programs.
     """

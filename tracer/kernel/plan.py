@@ -53,10 +53,10 @@ KERNEL_FIELDS: Mapping[str, tuple[str, int, bool]] = {
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """One way to attach a hook: a program, by its function's name, and what it is attached to."""
+    """One way to attach a hook: each of the programs, by their functions' names, to each of the targets."""
 
     kind: str
-    program: str
+    programs: tuple[str, ...]
     targets: tuple[str, ...]
 
 
@@ -89,11 +89,11 @@ class CapturePlan:
 
 
 STATE_HOOK = HookPlan(
-    "state", True, (Candidate("raw_tracepoint", "on_set_state", ("inet_sock_set_state",)),)
+    "state", True, (Candidate("raw_tracepoint", ("on_set_state", "on_set_state_nested"), ("inet_sock_set_state",)),)
 )  # the classic tracepoint joins as the second candidate
 
 #: The ways to see an accept, best first. The first two need programs that are still to be written.
-ACCEPT_CANDIDATES = (Candidate("syscall", "on_accept_exit", ("syscalls:sys_exit_accept4", "syscalls:sys_exit_accept")),)
+ACCEPT_CANDIDATES = (Candidate("syscall", ("on_accept_exit",), ("syscalls:sys_exit_accept4", "syscalls:sys_exit_accept")),)
 
 
 def parse_ring_size(text: str) -> int:

@@ -98,9 +98,9 @@ def load(request):
     defines = dict(request["defines"])
     defines.update(resolve_fields(request["fields"]))
     unavailable = prepare_syscall_hook(defines) if "WITH_ACCEPT_SYSCALL" in defines else {}
-    attacher = Attacher(bcc.BPF, compile_programs(bcc, request, defines), unavailable)
+    attacher = Attacher(bcc, compile_programs(bcc, request, defines), unavailable)
     hooks = [attach_hook(attacher, hook) for hook in request["hooks"]]
-    reply = {"bcc": getattr(bcc, "__version__", "unknown"), "hooks": hooks, "programs": attacher.programs}
+    reply = {"bcc": getattr(bcc, "__version__", "unknown"), "hooks": hooks}
     return reply, attacher.descriptors
 
 

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loss: a ring that overflows loses records, never the count of them."""
+
+import threading
+from collections import Counter
+
+import pytest
+
+from tests.kernel.conftest import wait_until
+from tracer.events.filters import CaptureFilter
+from tracer.events.schema import STATE_NAMES, Kind
+from tracer.kernel.capture import begin
+from tracer.kernel.plan import CapturePlan
+
+ONE_PAGE = 4096
+#: The kernel never fills the last slot: kernel/bpf/ringbuf.c compares the distance with the mask.
+CAPACITY = ONE_PAGE // 128 - 1
+COUNT = 211
+
+
+def take_all(capture):
+    events, lost = [], Counter()
+    while capture._ring.reader.pending:
+        batch = capture.take()
+        events.append(batch.events)
+        lost.update(batch.lost)
+    lost.update(capture.take().lost)
+    return events, lost
+
+
+@pytest.fixture
+def one_page(netns):
+    """A capture of the test's namespace with room for 31 records, read only when the test says so."""
+    with begin(CapturePlan(CaptureFilter(netns=netns.inode), ONE_PAGE)).wait() as capture:
+        yield capture
+
+
+def test_with_a_ring_of_one_page_records_and_lost_make_up_what_was_counted(one_page, netns):
+    before = netns.snmp()
+    netns.traffic("pairs", count=COUNT)
+    after = netns.snmp()
+    counters = one_page.counters()
+    events, lost = take_all(one_page)
+
+    taken = sum(map(len, events))
+    assert CAPACITY == taken == counters.records
+    assert counters.seen == counters.records + counters.filtered + counters.lost["ring_full"]
+    assert {"ring_full": counters.lost["ring_full"]} == dict(lost)
+    # The namespace is not the home of this process: its transitions stand in the second table, exact in spite of the loss.
+    transitions = counters.transitions[1]
+    assert COUNT == transitions[STATE_NAMES.index("CLOSE"), STATE_NAMES.index("SYN_SENT")] == after["ActiveOpens"] - before["ActiveOpens"]
+    assert COUNT == transitions[STATE_NAMES.index("LISTEN"), STATE_NAMES.index("SYN_RECV")]
+    assert COUNT == counters.accepts[1]
+
+
+def test_an_overflowed_ring_goes_on_once_it_is_read(one_page, netns):
+    netns.traffic("pairs", count=COUNT)
+    take_all(one_page)
+    netns.traffic("refused", count=3)
+    events, lost = take_all(one_page)
+
+    seen = [(STATE_NAMES[e["old_state"]], STATE_NAMES[e["new_state"]]) for batch in events for e in batch if e["kind"] == Kind.STATE]
+    assert 3 == seen.count(("CLOSE", "SYN_SENT"))
+    assert 3 == seen.count(("SYN_SENT", "CLOSE"))
+    assert not lost
+
+
+def test_the_events_command_says_what_is_missing(start, netns):
+    tracer = start("events", "--format", "json", "--ring-size", "4K", "--netns", netns.name)
+    netns.traffic("pairs", count=COUNT)
+    events = tracer.stop()
+
+    missing = sum(e["lost"] for e in events if e["kind"] == "lost")
+    summary = tracer.summary()
+    assert missing == summary["lost"] > 0
+    assert len([e for e in events if e["kind"] != "lost"]) == summary["events"]
+    assert "incomplete" in tracer.stderr.splitlines()[-1]
+    assert "--ring-size" in tracer.stderr.splitlines()[-1]
+
+
+def test_the_ring_wraps_many_times_without_loss(start, netns):
+    tracer = start("events", "--format", "json", "--ring-size", "64K", "--netns", netns.name)
+    for chunk in range(1, 15):
+        netns.traffic("pairs", count=41)  # 453 records and the listener's two fit into 511 slots
+        wait_until(lambda chunk=chunk: tracer.accepts() == 41 * chunk, "the events of one chunk")
+    events = tracer.stop()
+
+    assert 0 == tracer.summary()["lost"]
+    assert 14 * 41 == sum(e["kind"] == "accept" for e in events)
+    assert len(events) * 128 > 10 * 64 * 1024
+
+
+def test_a_filling_ring_wakes_its_reader_before_the_poll_is_due(netns):
+    with begin(CapturePlan(CaptureFilter(netns=netns.inode), 64 * 1024)).wait() as capture:
+        batches = capture.batches(lambda: False, poll_s=3600)
+        assert 0 == len(next(batches))
+        traffic = threading.Thread(target=netns.traffic, args=("pairs",), kwargs={"count": 43})
+        traffic.start()
+        woken_with = len(next(batches))
+        traffic.join()
+
+    assert woken_with > 256
