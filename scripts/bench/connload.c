@@ -193,11 +193,16 @@ static void hold_open(const struct options *o, int *pairs, long opened)
 
 static void raise_descriptor_limit(long connections)
 {
-  struct rlimit limit = {.rlim_cur = 2 * connections + 64, .rlim_max = 2 * connections + 64};
+  rlim_t needed = 2 * connections + 64;
+  struct rlimit limit;
 
+  getrlimit(RLIMIT_NOFILE, &limit);
+  if (limit.rlim_max < needed)
+    limit.rlim_max = needed;
+  limit.rlim_cur = limit.rlim_max;
   if (setrlimit(RLIMIT_NOFILE, &limit)) {
-    fprintf(stderr, "connload: %ld open connections need %ld descriptors: raise fs.nr_open or the hard limit\n", connections,
-            2 * connections + 64);
+    fprintf(stderr, "connload: %ld open connections need %ld descriptors: raise the hard limit (ulimit -Hn)\n", connections,
+            (long)needed);
     exit(1);
   }
 }

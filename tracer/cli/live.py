@@ -1,34 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """tcptrace live: the console."""
 
-import platform
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
-import numpy as np
-import psutil
 import typer
-from rich.console import Console, RenderableType
-from rich.live import Live
-from rich.text import Text
 
 from tracer.cli.options import CaptureOptions, takes
-from tracer.cli.run import Run, begin_capture, running
+from tracer.cli.run import begin_capture, running
 from tracer.errors import UsageError
-from tracer.events.batch import EventBatch
-from tracer.events.schema import STATE_NAMES
-from tracer.kernel.counters import CounterTotals
-from tracer.kernel.loader import describe_hooks
-from tracer.reconcile.baseline import Baseline, state_changes, take_baseline
-from tracer.reconcile.proc_net import read_time_wait
-from tracer.state.rates import RATES, RateTable
-from tracer.state.snapshot import SelfUse, Snapshot, to_json
-from tracer.views.console import ASCII_BLOCKS, BLOCKS, render
-
-POLL_S = 0.1
-HISTORY_S = 180
 
 
 @takes(CaptureOptions)
@@ -47,106 +26,8 @@ def live(
     if options.pid or options.comm or options.cgroup:
         raise UsageError("live shows the whole host: -p, -c and --cgroup do not apply yet", "use them with: tcptrace events")
     pending = begin_capture(options)
+    # While the programs are compiled, and not by the commands that show no console.
+    from tracer.cli.pictures import Pictures, refresh_until_stopped, screen
+
     with running(pending, options) as run, screen(json) as show:
         refresh_until_stopped(run, Pictures(run), show, refresh)
-
-
-def refresh_until_stopped(run: Run, pictures: "Pictures", show: "Show", refresh_s: float) -> None:
-    """Folds every batch, and shows a picture each *refresh_s* seconds, and a last one."""
-    due = time.monotonic() + refresh_s
-    for batch in run.batches(min(POLL_S, refresh_s)):
-        run.room(len(batch))
-        pictures.fold(batch)
-        if time.monotonic() >= due:
-            show(pictures.take())
-            due = max(due + refresh_s, time.monotonic())
-    show(pictures.take())
-
-
-class Pictures:
-    """The live state and the snapshots taken of it."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._rates = RateTable(HISTORY_S)
-        self._baseline: Baseline = take_baseline(lambda: run.capture.counters().transitions[0])
-        self._process = psutil.Process()
-        self._cpu = (time.monotonic(), self._cpu_s())
-
-    def fold(self, batch: EventBatch) -> None:
-        self._rates.fold(batch)
-        self._now_ns = batch.now_ns + batch.wall_offset_ns
-
-    def take(self) -> Snapshot:
-        """The picture now."""
-        run = self._run
-        counters = run.capture.counters()
-        counts = self._rates.counts()[:, :-1]
-        return Snapshot(
-            time=f"{np.datetime_as_string(np.datetime64(self._now_ns, 'ns'), unit='ns')}Z",
-            host=platform.node(),
-            kernel=run.capture.facts.release,
-            hooks=describe_hooks(run.capture.hooks),
-            uptime_s=round(time.monotonic() - run.started, 3),
-            states=self._states(counters),
-            exact=self._baseline.exact,
-            rates=self._rates.per_second(),
-            history=dict(zip(RATES, counts.tolist(), strict=True)),
-            totals=totals(run, counters),
-            lost=dict(run.lost),
-            use=self._use(),
-        )
-
-    def _states(self, counters: CounterTotals) -> dict[str, int | None]:
-        now = self._baseline.states + state_changes(counters.transitions[0])
-        states: dict[str, int | None] = {STATE_NAMES[s]: int(now[s]) for s in range(1, 13) if s != 7}
-        return states | {"TIME_WAIT": read_time_wait()}
-
-    def _use(self) -> SelfUse:
-        before, (then, spent) = (time.monotonic(), self._cpu_s()), self._cpu
-        self._cpu = before
-        elapsed = max(before[0] - then, 1e-9)
-        return SelfUse(
-            cpu_ratio=round((before[1] - spent) / elapsed, 4),
-            rss_bytes=self._process.memory_info().rss,
-            ring_fill_ratio=round(self._run.capture.ring_high / self._run.capture.ring_capacity, 4),
-        )
-
-    def _cpu_s(self) -> float:
-        times = self._process.cpu_times()
-        return float(times.user + times.system)
-
-
-def totals(run: Run, counters: CounterTotals) -> dict[str, int]:
-    """Since the start, by the exact counters but for `events`, which is what reached us."""
-    return {
-        "events": run.events,
-        "transitions": int(counters.transitions[0].sum()),
-        "transitions_elsewhere": int(counters.transitions[1].sum()),
-        "accepts": int(counters.accepts.sum()),
-        "other_protocols": counters.other_protocols,
-        "filtered": counters.filtered,
-    }
-
-
-Show: TypeAlias = Callable[[Snapshot], None]
-
-
-@contextmanager
-def screen(as_json: bool) -> Iterator[Show]:
-    """How pictures are shown: as JSON Lines, on the whole terminal, or, where there is none, one block after the other."""
-    if as_json:
-        yield lambda snapshot: print(to_json(snapshot), flush=True)
-        return
-    console = Console(highlight=False)
-    blocks = BLOCKS if "utf" in console.encoding else ASCII_BLOCKS
-
-    def picture(snapshot: Snapshot) -> RenderableType:
-        return render(snapshot, console.width, console.height if console.is_terminal else 24, blocks)
-
-    if console.is_terminal:
-        with Live(console=console, screen=True, auto_refresh=False) as terminal:
-            terminal.update(Text("tcptrace: waiting for the first second"), refresh=True)
-            yield lambda snapshot: terminal.update(picture(snapshot), refresh=True)
-    else:
-        yield lambda snapshot: console.print(picture(snapshot), Text(""))

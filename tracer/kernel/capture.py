@@ -8,6 +8,7 @@ ring passes its watermark.
 
 import select
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,10 @@ from tracer.kernel.plan import CapturePlan, make_request
 from tracer.kernel.ring import Ring
 
 POLL_S = 0.05
-#: Bounds the memory of one batch (4 MB) and how long a refresh can be held up.
-BATCH_LIMIT = 32768
+#: Events of one batch at most: few enough that the ring is looked at again after some milliseconds of a slow caller's work.
+BATCH_LIMIT = 4096
+#: Batches that wait for a slow caller at most, 64 MB; beyond it records stay in the ring, and the kernel counts what finds no room.
+BACKLOG_LIMIT = 128
 
 
 def bpf_folder() -> Path:
@@ -132,17 +135,30 @@ class Capture:
 
     def batches(self, stopped: Callable[[], bool], poll_s: float = POLL_S) -> Iterator[EventBatch]:
         """
-        Batches until *stopped* says so, and then what is left in the ring.
+        Batches until *stopped* says so, and then what was in the ring by that time.
 
-        An empty batch comes at least every *poll_s* seconds, so that the caller can flush, refresh and look at the clock.
+        An empty batch comes at least every *poll_s* seconds, so that the caller can flush, refresh and look at the clock. A caller
+        that is slower than the events for a while loses none: before each of its batches the ring is emptied into memory.
         """
+        waiting: deque[EventBatch] = deque()
         while not stopped():
+            self._refill(waiting)
+            while waiting:
+                yield waiting.popleft()
+                if waiting:
+                    self._refill(waiting)
+            self._epoll.poll(poll_s)
+            if not self._ring.reader.pending:
+                yield self.take()
+        self._refill(waiting)
+        yield from waiting
+
+    def _refill(self, waiting: deque[EventBatch]) -> None:
+        """Moves the ring's records to the end of *waiting*, as far as there is room in it."""
+        pending = self._ring.reader.pending
+        while pending > 0 and len(waiting) < BACKLOG_LIMIT:
             batch = self.take()
-            yield batch
-            if len(batch) < BATCH_LIMIT // 2:
-                self._epoll.poll(poll_s)
-        remaining = self._ring.reader.pending
-        while remaining > 0:
-            batch = self.take()
-            yield batch
-            remaining -= max(len(batch), 1)
+            if not len(batch) and not batch.lost:
+                return  # the first record is still being written
+            waiting.append(batch)
+            pending -= len(batch)

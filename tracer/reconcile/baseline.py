@@ -5,6 +5,7 @@ The gauges' starting point: the sockets that were open when the counters began t
 Attach first, then look: the table is read between two readings of the counters, and again until nothing has changed in between.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.events.schema import STATES, State
-from tracer.reconcile.proc_net import read_states
+from tracer.reconcile import proc_net, sock_diag
 
 ATTEMPTS = 5
 
@@ -42,6 +43,14 @@ def state_changes(transitions: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     return change
 
 
+def count_sockets() -> Counter[int]:
+    """Full sockets by state in this network namespace: through sock_diag, or, on a kernel without it, the text tables."""
+    try:
+        return sock_diag.count_states()
+    except OSError:
+        return proc_net.read_states()
+
+
 def take_baseline(read_transitions: Callable[[], npt.NDArray[np.uint64]]) -> Baseline:
     """
     Reads the socket table while the counters stand still, or, on a host that never rests, as often as ATTEMPTS.
@@ -52,7 +61,7 @@ def take_baseline(read_transitions: Callable[[], npt.NDArray[np.uint64]]) -> Bas
     exact = False
     for _ in range(ATTEMPTS):
         before = read_transitions()
-        sockets = read_states()
+        sockets = count_sockets()
         after = read_transitions()
         exact = bool((before == after).all())
         if exact:
