@@ -28,7 +28,7 @@ attempt() {
   local error=$1 output
   shift
   if ! output=$("$@" 2>&1 </dev/null); then
-    tail -n 15 <<<"$output" >&2
+    if [[ $output ]]; then tail -n 15 <<<"$output" >&2; fi
     fail "$error"
   fi
 }
@@ -57,7 +57,7 @@ is_guest() {
 }
 
 has_apt() {
-  command -v apt-get dpkg-query >/dev/null
+  command -v apt-get >/dev/null && command -v dpkg-query >/dev/null
 }
 
 # Looks for the file, because importing it takes longer than everything else here. libbcc.py, because PyPI has an unrelated bcc.
@@ -135,7 +135,7 @@ set_up_system() {
 
 # The versioned name: an environment of Python 3.11 breaks visibly, and is made again, once a system has only 3.13.
 make_venv() {
-  attempt "cannot make a virtual environment in $1: free some space, or install python3-venv, then run this again" \
+  attempt "cannot make the virtual environment $1: remove what is in its way, or make room, then run this again" \
     "$(readlink -f "$system_python")" -I -m venv --clear "$1"
 }
 
@@ -148,8 +148,11 @@ import sys
 import tomllib
 
 path, *groups = sys.argv[1:]
-with open(path, "rb") as file:
-    pyproject = tomllib.load(file)
+try:
+    with open(path, "rb") as file:
+        pyproject = tomllib.load(file)
+except (OSError, ValueError) as error:
+    sys.exit(str(error))
 project = pyproject["project"]
 
 
@@ -176,47 +179,60 @@ pip_install() {
     "$python" -I -m pip --quiet --disable-pip-version-check --no-input install "$@"
 }
 
-# The stamp is a copy of the pyproject.toml that the environment was completed for; $1 is "run" or "dev".
-stamp() {
-  printf '%s\n' "$venv/.tcptrace-$1.toml"
-}
+# Beside the environment's own files lie a copy of the pyproject.toml that it was completed for, with and without the
+# development tools, and while it is being changed the one that it will be complete for.
+run_stamp=$venv/.tcptrace-run.toml
+dev_stamp=$venv/.tcptrace-dev.toml
+new_stamp=$venv/.tcptrace-new.toml
 
-# Neither starts Python nor asks dpkg, so that it costs nothing to ask each time.
+# Whether the environment has what the kind of set-up $1, "run" or "dev", asks for. Neither starts Python nor asks dpkg, so
+# that it costs nothing to ask each time.
 venv_is_ready() {
   local stamp=$venv/.tcptrace-$1.toml
-  [[ -x $venv/bin/python && -e $stamp && $(<"$stamp") == "$(<"$root/pyproject.toml")" ]]
+  [[ -x $venv/bin/python && -e $stamp && ! -e $new_stamp && $(<"$stamp") == "$(<"$root/pyproject.toml")" ]]
 }
 
 is_ready() {
   venv_is_ready "$1" && { ! as_root || has_bcc; }
 }
 
-# However the set-up ends, nothing in the clone stays behind that its owner cannot remove. -h: bin/python is a link to
-# the system's.
+# Whether every change to the environment that was begun was also ended.
+venv_is_whole() {
+  [[ -x $venv/bin/python && -e $run_stamp && ! -e $new_stamp ]]
+}
+
+# Nothing in the clone stays behind that its owner cannot remove. -h: bin/python is a link to the system's.
 give_venv_to_owner() {
   if is_guest && [[ -d $venv ]]; then
-    chown --recursive --no-dereference --reference="$root" "$venv" || true
+    chown -R -h --reference="$root" -- "$venv" || true
   fi
 }
 
-# The stamps go first and come last, so an environment without one was interrupted and is made anew.
+# However the set-up ends. Where pip failed before it installed anything, as without a network, the environment still is
+# what it was, and serves again when pyproject.toml is as before.
+leave_venv() {
+  local packages=("$venv"/lib/python3*/site-packages)
+  if [[ -e $new_stamp && ! ${packages[0]} -nt $new_stamp ]]; then rm -f -- "$new_stamp"; fi
+  give_venv_to_owner
+}
+
 set_up_venv() {
   local kind=$1 groups=() wanted
   if [[ $kind == dev ]]; then groups=(dev); fi
-  if [[ ! -x $venv/bin/python || ! -e $(stamp run) ]]; then
+  if ! venv_is_whole; then
     say "virtual environment $venv"
     make_venv "$venv"
   fi
-  rm -f -- "$(stamp run)" "$(stamp dev)"
-  # Read once: a git pull in the meantime must not be taken for installed.
-  cp -- "$root/pyproject.toml" "$venv/.tcptrace-new.toml"
-  wanted=$(requirements "$venv/.tcptrace-new.toml" "${groups[@]}") || fail "cannot read $root/pyproject.toml: repair it"
+  # Read once: what a git pull brings in the meantime must not be taken for installed.
+  cp -- "$root/pyproject.toml" "$new_stamp"
+  wanted=$(requirements "$new_stamp" "${groups[@]}") || fail "cannot read $root/pyproject.toml: repair it"
   mapfile -t wanted <<<"$wanted"
   say "Python packages ${wanted[*]}"
   pip_install "$venv" "${wanted[@]}"
-  if [[ $kind == dev ]]; then cp -- "$venv/.tcptrace-new.toml" "$(stamp dev)"; fi
+  rm -f -- "$dev_stamp"
+  if [[ $kind == dev ]]; then cp -- "$new_stamp" "$dev_stamp"; fi
   give_venv_to_owner
-  mv -- "$venv/.tcptrace-new.toml" "$(stamp run)"
+  mv -- "$new_stamp" "$run_stamp"
 }
 
 # Without root a complete system can still do what needs no BCC, such as replaying a recording.
@@ -234,7 +250,7 @@ set_up() {
   shift
   # pip ends with an ordinary failure when it is interrupted; the script must not explain that one.
   trap 'exit 130' INT
-  trap give_venv_to_owner EXIT
+  trap leave_venv EXIT
   if as_root; then
     lock "$root"
     set_up_system "$@"
@@ -266,7 +282,11 @@ prepare_python() {
   if is_guest; then keep_caches_out; fi
 }
 
-# Runs the environment's Python. -P: what lies in the current folder, which may be anyone's, is not imported.
+# The environment's Python. -P: what lies in the current folder, which may be anyone's, is not imported.
 run_python() {
   "$venv/bin/python" -P "$@"
+}
+
+exec_python() {
+  exec "$venv/bin/python" -P "$@"
 }

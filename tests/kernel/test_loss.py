@@ -92,11 +92,12 @@ def test_the_ring_wraps_many_times_without_loss(start, netns):
 
 def test_a_filling_ring_wakes_its_reader_before_the_poll_is_due(netns):
     with begin(CapturePlan(CaptureFilter(netns=netns.inode), 64 * 1024)).wait() as capture:
+        sizes = []
         batches = capture.batches(lambda: False, poll_s=3600)
-        assert 0 == len(next(batches))
-        traffic = threading.Thread(target=netns.traffic, args=("pairs",), kwargs={"count": 43})
-        traffic.start()
-        woken_with = len(next(batches))
-        traffic.join()
+        reader = threading.Thread(target=lambda: sizes.append(len(next(batches))), daemon=True)
+        reader.start()
+        netns.traffic("pairs", count=41)  # 453 records in 512 slots
+        wait_until(lambda: sizes, "the reader to be woken")
+        reader.join()
 
-    assert woken_with > 256
+    assert sizes[0] > 256

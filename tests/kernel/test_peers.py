@@ -2,6 +2,8 @@
 """The same transitions as libbpf-tools' tcpstates prints."""
 
 import os
+import re
+import signal
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -12,7 +14,9 @@ from tests.kernel.conftest import wait_until
 
 TCPSTATES = Path("/usr/sbin/tcpstates")
 CONNECTIONS = 10_000
-CHUNK = 500
+CHUNK = 1000
+#: Connections per second that its per-event output keeps up with.
+RATE = 1000
 
 
 class TcpStates:
@@ -20,7 +24,7 @@ class TcpStates:
 
     def __init__(self, out: Path) -> None:
         self._out = out
-        command = f"mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing; exec stdbuf -oL {TCPSTATES}"
+        command = f"mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing; exec {TCPSTATES}"
         with out.open("w") as file:
             self.process = subprocess.Popen(["unshare", "--mount", "bash", "-c", command], stdout=file, stderr=subprocess.STDOUT)
 
@@ -34,8 +38,13 @@ class TcpStates:
                 found.append((words[arrow - 4], words[arrow - 2], words[arrow - 1], words[arrow + 1]))
         return found
 
-    def lost(self) -> bool:
-        return "lost" in self._out.read_text(errors="replace")
+    def lost(self) -> int:
+        """Events that it says it has lost, of the whole host."""
+        return sum(int(count) for count in re.findall(r"lost (\d+) events", self._out.read_text(errors="replace")))
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(20)
 
 
 @pytest.fixture
@@ -52,20 +61,24 @@ def tcpstates(tmp_path):
 
 
 def test_ten_thousand_connections_give_the_same_transitions_as_tcpstates(trace, netns, tcpstates):
+    """
+    One thread is client and server: with two processes tcpstates misses some transitions and does not count them.
+
+    The kernel skips its program where a softirq interrupts it; see bpf/tcptrace.bpf.c, on_set_state_nested.
+    """
     tracer = trace()
     # Ports tell the namespace's traffic from the host's: nothing else uses a server port of this range.
     for chunk in range(1, CONNECTIONS // CHUNK + 1):
-        netns.traffic("pairs", count=CHUNK, port=20_000 + chunk)
+        netns.traffic("alone", count=CHUNK, port=20_000 + chunk, rate=RATE)
         wait_until(lambda chunk=chunk: tracer.accepts() == CHUNK * chunk, "tcptrace to write a chunk")
     ports = {str(20_000 + chunk) for chunk in range(1, CONNECTIONS // CHUNK + 1)}
     events = [e for e in tracer.stop() if e["kind"] == "state" and e["dport"]]
 
-    def theirs() -> Counter[tuple[str, str, str, str]]:
-        return Counter(row for row in tcpstates.rows() if ports & set(row[:2]) and row[1] != "0")
+    tcpstates.stop()
 
+    theirs = Counter(row for row in tcpstates.rows() if ports & set(row[:2]) and row[1] != "0")
     ours = Counter((str(e["sport"]), str(e["dport"]), e["old"], e["new"]) for e in events)
     assert 0 == tracer.summary()["lost"]
     assert 10 * CONNECTIONS == ours.total()
-    wait_until(lambda: theirs().total() >= ours.total() or tcpstates.lost(), "tcpstates to print everything")
-    assert not tcpstates.lost(), "tcpstates itself lost events: its output proves nothing"
-    assert ours == theirs()
+    assert Counter() == theirs - ours
+    assert (ours - theirs).total() <= tcpstates.lost()

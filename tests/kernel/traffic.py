@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +86,20 @@ def pairs(count: int = 23, family: int = 4, close: str = "client", port: int = 0
     server.close()
     join(client_pid, server_pid)
     return {"server_pid": server_pid, "client_pid": client_pid, "port": port}
+
+
+def alone(count: int, port: int, rate: int) -> dict[str, Any]:
+    """Client and server in one thread, on one CPU."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    server = listen(port=port)
+    for _ in range(count):
+        client = connect(server)
+        accepted, _ = server.accept()
+        client.close()
+        accepted.recv(1)
+        accepted.close()
+        time.sleep(1 / rate)
+    return {"pid": os.getpid(), "port": port}
 
 
 def refused(count: int = 23, family: int = 4) -> dict[str, Any]:
@@ -227,7 +242,7 @@ def ports(clients: list[int], servers: list[int]) -> dict[str, Any]:
 
 
 SCENARIOS: dict[str, Callable[..., dict[str, Any]]] = {
-    scenario.__name__: scenario for scenario in (pairs, refused, reset, no_ports, accept_variants, failed_accepts, mapped, ports)
+    scenario.__name__: scenario for scenario in (pairs, alone, refused, reset, no_ports, accept_variants, failed_accepts, mapped, ports)
 }
 
 if __name__ == "__main__":
