@@ -49,14 +49,14 @@ def test_count_gives_exactly_that_many_events(trace, netns):
     tracer = trace("--count", "17")
     netns.traffic("pairs", count=5)
 
-    assert 0 == tracer.process.wait(20)
+    assert tracer.process.wait(20) == 0
     assert 17 == len(tracer.events()) == tracer.summary()["events"]
 
 
 def test_duration_ends_it(trace):
     tracer = trace("--duration", "0.3")
 
-    assert 0 == tracer.process.wait(20)
+    assert tracer.process.wait(20) == 0
     assert 0.3 <= tracer.summary()["duration_s"] < 5
 
 
@@ -69,15 +69,16 @@ def test_a_closed_pipe_is_a_normal_end(netns):
         netns.traffic("pairs", count=3)
     out, err = shell.communicate()
 
-    assert 3 == len(out.splitlines())
-    assert 0 == shell.returncode, err
+    assert len(out.splitlines()) == 3
+    assert shell.returncode == 0, err
     assert "Traceback" not in err
 
 
 def test_a_pipe_shows_an_event_soon_after_it_happened(netns):
     command = [sys.executable, "-m", "tracer", "events", "--format", "json", "--netns", netns.name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stderr is not None and process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout is not None
         assert process.stderr.readline().startswith("tcptrace: capturing")
         threading.Thread(target=netns.traffic, args=("refused",), kwargs={"count": 1}).start()
         event = json.loads(process.stdout.readline())
@@ -103,7 +104,7 @@ def test_no_child_is_left_and_nothing_stays_in_the_kernel_after_kill(trace):
     before = loaded_programs()
     tracer = trace()
     attached = loaded_programs() - before
-    assert [] == children_of(tracer.process.pid)
+    assert children_of(tracer.process.pid) == []
     assert attached
 
     tracer.kill()
@@ -127,6 +128,6 @@ def test_without_root_it_says_so(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    assert 3 == done.returncode, done.stderr
-    assert ["tcptrace: error: tracing needs root"] == done.stderr.splitlines()[:1]
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.splitlines()[:1] == ["tcptrace: error: tracing needs root"]
     assert "sudo" in done.stderr

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tcptrace events` against real connections: each transition, its owner, its error."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -107,7 +108,7 @@ def test_an_ipv4_client_of_an_ipv6_listener_counts_as_ipv4_on_both_ends(trace, n
     done = netns.traffic("mapped")
     events = of_connections(tracer.stop(), done["port"])
 
-    assert 2 == len(events)
+    assert len(events) == 2
     assert {(4, "127.0.0.1", "127.0.0.1")} == {(e["family"], e["saddr"], e["daddr"]) for s in events.values() for e in s if e["sport"]}
 
 
@@ -126,9 +127,9 @@ def test_a_reset_connection_has_six_transitions_and_the_error_on_the_other_end(t
     events = [e for e in tracer.stop() if done["port"] in (e["sport"], e["dport"]) and e["kind"] == "state"]
 
     connections = [e for e in events if e["new"] != "LISTEN" and (e["old"], e["new"]) != ("LISTEN", "CLOSE")]
-    assert {("ESTABLISHED", "CLOSE"): 2 * COUNT} == {k: v for k, v in changes(connections).items() if k[1] == "CLOSE"}
-    assert 6 * COUNT == len(connections)
-    assert {"ECONNRESET": COUNT, None: COUNT} == Counter(e["error"] for e in connections if e["new"] == "CLOSE")
+    assert {k: v for k, v in changes(connections).items() if k[1] == "CLOSE"} == {("ESTABLISHED", "CLOSE"): 2 * COUNT}
+    assert len(connections) == 6 * COUNT
+    assert Counter(e["error"] for e in connections if e["new"] == "CLOSE") == {"ECONNRESET": COUNT, None: COUNT}
 
 
 def test_out_of_ports_is_seen_with_the_process_that_asked(trace, netns):
@@ -154,7 +155,7 @@ def test_a_failed_accept_and_one_of_another_protocol_give_no_event(trace, netns)
     tracer = trace()
     netns.traffic("failed_accepts", count=COUNT)
 
-    assert [] == [e for e in tracer.stop() if e["kind"] == "accept"]
+    assert [e for e in tracer.stop() if e["kind"] == "accept"] == []
 
 
 def test_time_in_state_is_the_time_between_two_events_of_a_socket(trace, netns):
@@ -164,7 +165,7 @@ def test_time_in_state_is_the_time_between_two_events_of_a_socket(trace, netns):
 
     for events in sockets.values():
         states = [e for e in events if e["kind"] == "state"]
-        elapsed = [(b["ts_ns"] - a["ts_ns"]) // 1000 for a, b in zip(states, states[1:], strict=False)]
+        elapsed = [(b["ts_ns"] - a["ts_ns"]) // 1000 for a, b in itertools.pairwise(states)]
         assert [None, *elapsed] == [e["in_state_us"] for e in states]
 
 
@@ -173,7 +174,7 @@ def test_events_stand_in_the_order_in_which_they_happened(trace, netns):
     netns.traffic("pairs", count=COUNT)
     times = [e["ts_ns"] for e in tracer.stop()]
 
-    late = [b - a for a, b in zip(times, times[1:], strict=False) if b < a]
+    late = [b - a for a, b in itertools.pairwise(times) if b < a]
     assert all(gap > -1_000_000 for gap in late), "two CPUs may swap neighbours, by less than a millisecond"
 
 
@@ -231,5 +232,5 @@ def test_an_address_filter_keeps_its_network_alone(trace, netns):
     inside, outside = trace("--addr", "127.0.0.0/30"), trace("--addr", "10.0.0.0/8", "--addr", "::1")
     done = netns.traffic("pairs", count=COUNT)
 
-    assert 11 * COUNT == sum(map(len, of_connections(inside.stop(), done["port"]).values()))
-    assert [] == outside.stop()
+    assert sum(map(len, of_connections(inside.stop(), done["port"]).values())) == 11 * COUNT
+    assert outside.stop() == []

@@ -49,8 +49,8 @@ def test_with_a_ring_of_one_page_records_and_lost_make_up_what_was_counted(one_p
     # The namespace is not the home of this process: its transitions stand in the second table, exact in spite of the loss.
     transitions = counters.transitions[1]
     assert COUNT == transitions[STATE_NAMES.index("CLOSE"), STATE_NAMES.index("SYN_SENT")] == after["ActiveOpens"] - before["ActiveOpens"]
-    assert COUNT == transitions[STATE_NAMES.index("LISTEN"), STATE_NAMES.index("SYN_RECV")]
-    assert COUNT == counters.accepts[1]
+    assert transitions[STATE_NAMES.index("LISTEN"), STATE_NAMES.index("SYN_RECV")] == COUNT
+    assert counters.accepts[1] == COUNT
 
 
 def test_an_overflowed_ring_goes_on_once_it_is_read(one_page, netns):
@@ -60,8 +60,8 @@ def test_an_overflowed_ring_goes_on_once_it_is_read(one_page, netns):
     events, lost = take_all(one_page)
 
     seen = [(STATE_NAMES[e["old_state"]], STATE_NAMES[e["new_state"]]) for batch in events for e in batch if e["kind"] == Kind.STATE]
-    assert 3 == seen.count(("CLOSE", "SYN_SENT"))
-    assert 3 == seen.count(("SYN_SENT", "CLOSE"))
+    assert seen.count(("CLOSE", "SYN_SENT")) == 3
+    assert seen.count(("SYN_SENT", "CLOSE")) == 3
     assert not lost
 
 
@@ -85,8 +85,8 @@ def test_the_ring_wraps_many_times_without_loss(start, netns):
         wait_until(lambda chunk=chunk: tracer.accepts() == 41 * chunk, "the events of one chunk")
     events = tracer.stop()
 
-    assert 0 == tracer.summary()["lost"]
-    assert 14 * 41 == sum(e["kind"] == "accept" for e in events)
+    assert tracer.summary()["lost"] == 0
+    assert sum(e["kind"] == "accept" for e in events) == 14 * 41
     assert len(events) * 128 > 10 * 64 * 1024
 
 

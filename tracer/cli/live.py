@@ -29,5 +29,5 @@ def live(
     # While the programs are compiled, and not by the commands that show no console.
     from tracer.cli.pictures import Pictures, refresh_until_stopped, screen
 
-    with running(pending, options) as run, screen(json) as show:
-        refresh_until_stopped(run, Pictures(run), show, refresh)
+    with running(pending, options) as run, Pictures(run) as pictures, screen(json) as show:
+        refresh_until_stopped(run, pictures, show, refresh)

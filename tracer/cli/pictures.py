@@ -2,6 +2,7 @@
 """The live state, the pictures taken of it, and where they are shown."""
 
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ from tracer.views.console import ASCII_BLOCKS, BLOCKS, render
 
 POLL_S = 0.1
 HISTORY_S = 180
+#: On a host that never rests, the baseline stays approximate after so many.
+BASELINE_ATTEMPTS = 20
+BASELINE_PAUSE_S = 0.2
 #: Not states that a socket of the table is in: closed, or no full socket.
 NOT_GAUGES = (State.CLOSE, State.NEW_SYN_RECV, State.BOUND_INACTIVE)
 
@@ -45,18 +49,36 @@ def refresh_until_stopped(run: Run, pictures: "Pictures", show: Show, refresh_s:
 
 
 class Pictures:
-    """The live state and the snapshots taken of it."""
+    """The live state and the snapshots taken of it. A context manager, since a thread of it reads the capture."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._rates = RateTable(HISTORY_S)
-        self._baseline: Baseline = take_baseline(lambda: run.capture.counters().transitions[0])
+        self._baseline: Baseline | None = None
+        # The kernel needs 50 ms for its table when there are 100,000 in TIME_WAIT; the ring cannot wait for that.
+        self._ending = threading.Event()
+        self._settling = threading.Thread(target=self._settle)
+        self._settling.start()
         self._process = psutil.Process()
         self._cpu = (time.monotonic(), self._cpu_s())
 
     def fold(self, batch: EventBatch) -> None:
         self._rates.fold(batch)
         self._now_ns = batch.now_ns + batch.wall_offset_ns
+
+    def _settle(self) -> None:
+        """Takes the baseline, again until it is exact."""
+        for _ in range(BASELINE_ATTEMPTS):
+            self._baseline = take_baseline(lambda: self._run.capture.counters().transitions[0])
+            if self._baseline.exact or self._ending.wait(BASELINE_PAUSE_S):
+                return
+
+    def __enter__(self) -> "Pictures":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._settling.join()
 
     def take(self) -> Snapshot:
         """The picture now."""
@@ -70,7 +92,7 @@ class Pictures:
             hooks=describe_hooks(run.capture.hooks),
             uptime_s=round(time.monotonic() - run.started, 3),
             states=self._states(counters),
-            exact=self._baseline.exact,
+            exact=self._baseline is not None and self._baseline.exact,
             rates=self._rates.per_second(),
             history=dict(zip(RATES, counts.tolist(), strict=True)),
             totals=totals(run, counters),
@@ -79,6 +101,8 @@ class Pictures:
         )
 
     def _states(self, counters: CounterTotals) -> dict[str, int | None]:
+        if self._baseline is None:
+            return {}
         now = self._baseline.states + state_changes(counters.transitions[0])
         states: dict[str, int | None] = {STATE_NAMES[s]: int(now[s]) for s in State if s not in NOT_GAUGES}
         return states | {"TIME_WAIT": read_time_wait()}

@@ -138,14 +138,14 @@ class Capture:
         Batches until *stopped* says so, and then what was in the ring by that time.
 
         An empty batch comes at least every *poll_s* seconds, so that the caller can flush, refresh and look at the clock. A caller
-        that is slower than the events for a while loses none: before each of its batches the ring is emptied into memory.
+        that is slower than the events for a while loses none: between its batches a filling ring is emptied into memory.
         """
         waiting: deque[EventBatch] = deque()
         while not stopped():
             self._refill(waiting)
             while waiting:
                 yield waiting.popleft()
-                if waiting:
+                if self._ring.reader.pending > self.ring_capacity // 4:
                     self._refill(waiting)
             self._epoll.poll(poll_s)
             if not self._ring.reader.pending:

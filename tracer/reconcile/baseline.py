@@ -2,7 +2,7 @@
 """
 The gauges' starting point: the sockets that were open when the counters began to count.
 
-Attach first, then look: the table is read between two readings of the counters, and again until nothing has changed in between.
+Attach first, then look: the table is read between two readings of the counters, and is exact when nothing has changed in between.
 """
 
 from collections import Counter
@@ -14,8 +14,6 @@ import numpy.typing as npt
 
 from tracer.events.schema import STATES, State
 from tracer.reconcile import proc_net, sock_diag
-
-ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +51,13 @@ def count_sockets() -> Counter[int]:
 
 def take_baseline(read_transitions: Callable[[], npt.NDArray[np.uint64]]) -> Baseline:
     """
-    Reads the socket table while the counters stand still, or, on a host that never rests, as often as ATTEMPTS.
+    Reads the socket table once, and tells whether the counters stood still meanwhile.
 
     Args:
         read_transitions: the counters of this network namespace, shape (STATES, STATES).
     """
-    exact = False
-    for _ in range(ATTEMPTS):
-        before = read_transitions()
-        sockets = count_sockets()
-        after = read_transitions()
-        exact = bool((before == after).all())
-        if exact:
-            break
+    before = read_transitions()
+    sockets = count_sockets()
+    after = read_transitions()
     counted = np.array([sockets[state] for state in range(STATES)], dtype=np.int64)
-    return Baseline(counted - state_changes(after), exact)
+    return Baseline(counted - state_changes(after), exact=bool((before == after).all()))
