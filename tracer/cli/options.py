@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from tracer.config import read_config
 from tracer.errors import UsageError
 from tracer.events.filters import CaptureFilter, parse_networks, parse_ports
 from tracer.kernel.plan import ACCEPT_HOOKS, CapturePlan, parse_ring_size
@@ -49,6 +50,8 @@ class CaptureOptions:
     accept_hook: Annotated[
         str, typer.Option("--accept-hook", metavar="HOOK", help="How accepts are seen: " + ", ".join(ACCEPT_HOOKS) + ".")
     ] = "auto"
+    no_bpf: Annotated[bool, typer.Option("--no-bpf", help="Poll the socket table instead: sees less, needs no privilege.")] = False
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Take options from this TOML file.")] = None
     summary: Annotated[Path | None, typer.Option("--summary", metavar="FILE", help="Write a summary of the run as JSON.")] = None
 
     def plan(self) -> CapturePlan:
@@ -147,26 +150,45 @@ def parse_names(text: str) -> frozenset[str]:
 
 
 def takes(options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command with a parameter `options` one command-line option for each field of the dataclass."""
+    """
+    Gives a command with a parameter `options` one command-line option for each field of the dataclass.
+
+    What the command line leaves out is taken from the file of --config.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        fields = get_type_hints(options, include_extras=True)
-        names = [field.name for field in dataclasses.fields(options)]
+        hints = get_type_hints(options, include_extras=True)
+        fields = dataclasses.fields(options)
 
-        def wrapper(**arguments: Any) -> None:
-            values = {name: arguments.pop(name) for name in names}
+        def wrapper(context: typer.Context, **arguments: Any) -> None:
+            values = {field.name: arguments.pop(field.name) for field in fields}
+            if values["config"] is not None:
+                values |= from_config(context, values["config"], options)
             command(options=options(**values), **arguments)
 
-        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
-        shared = [
-            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=fields[f.name])
-            for f in dataclasses.fields(options)
-        ]
-        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        wrapper.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]  # typer reads it
-        wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        own = [p.replace(kind=keyword) for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
+        shared = [inspect.Parameter(f.name, keyword, default=f.default, annotation=hints[f.name]) for f in fields]
+        parameters = [inspect.Parameter("context", keyword, annotation=typer.Context), *own, *shared]
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
         wrapper.__name__ = command.__name__
         wrapper.__doc__ = command.__doc__
         return wrapper
 
     return decorate
+
+
+def from_config(context: typer.Context, path: Path, options: type[Any]) -> dict[str, Any]:
+    """
+    The values of a configuration file that the command line does not override.
+
+    Raises:
+        UsageError: as read_config.
+    """
+    values = read_config(path, options)
+    for name in ("cgroup", "summary"):
+        if values.get(name) is not None:
+            values[name] = Path(values[name])
+    sources = {name: context.get_parameter_source(name) for name in values}
+    return {name: value for name, value in values.items() if (source := sources[name]) is None or source.name == "DEFAULT"}

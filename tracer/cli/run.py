@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,7 +20,11 @@ from tracer.events.batch import EventBatch
 from tracer.events.filters import CaptureFilter, UndecidedBirths
 from tracer.kernel.capture import Capture, PendingCapture, begin
 from tracer.kernel.loader import describe_hooks
+from tracer.kernel.plan import CapturePlan
 from tracer.state.select import CgroupTree, OwnerFilter
+
+if TYPE_CHECKING:
+    from tracer.reconcile.polling import PollingCapture  # at run time only where it is asked for: psutil takes 3 MB
 
 
 def process_start() -> float:
@@ -66,7 +70,7 @@ class Run:
         cursor: events delivered to the command, for --count.
     """
 
-    capture: Capture
+    capture: "Capture | PollingCapture"
     options: CaptureOptions
     stop: Stop
     started: float
@@ -134,7 +138,7 @@ def owner_filter(options: CaptureOptions) -> OwnerFilter:
     )
 
 
-def begin_capture(options: CaptureOptions) -> PendingCapture:
+def begin_capture(options: CaptureOptions) -> "PendingCapture | PendingPolling":
     """
     Checks all options, then starts the loader.
 
@@ -143,11 +147,24 @@ def begin_capture(options: CaptureOptions) -> PendingCapture:
     """
     options.check()
     owner_filter(options)
-    return begin(options.plan())
+    plan = options.plan()
+    return PendingPolling(plan) if options.no_bpf else begin(plan)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingPolling:
+    """A capture without BPF, which has nothing to wait for."""
+
+    plan: CapturePlan
+
+    def wait(self) -> "PollingCapture":
+        from tracer.reconcile.polling import PollingCapture
+
+        return PollingCapture(self.plan)
 
 
 @contextmanager
-def running(pending: PendingCapture, options: CaptureOptions) -> Iterator[Run]:
+def running(pending: PendingCapture | PendingPolling, options: CaptureOptions) -> Iterator[Run]:
     """Waits for the programs, tells that the capture runs, and at the end what came of it."""
     stop = Stop()
     with stopped_by_signals(stop), pending.wait() as capture:

@@ -15,6 +15,20 @@ def address_text(packed: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET6, packed)
 
 
+def pack_address(text: str, family: int) -> tuple[bytes, bool]:
+    """
+    The record's 16 bytes from an address as text, and whether it is IPv4, mapped or not.
+
+    Args:
+        text: an address, or "" for none: the unspecified one.
+        family: socket.AF_INET or AF_INET6.
+    """
+    if family == socket.AF_INET:
+        return V4_PREFIX + socket.inet_aton(text or "0.0.0.0"), True
+    packed = socket.inet_pton(socket.AF_INET6, text or "::")
+    return packed, packed.startswith(V4_PREFIX)
+
+
 def endpoint_text(address: str, port: int) -> str:
     """An address with its port: 127.0.0.1:80, [::1]:80."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -28,6 +28,8 @@ class Flag(IntFlag):
 
     HAS_OWNER = 1
     HAS_TOTALS = 2
+    #: User space only: the owner was found by looking through processes' descriptors.
+    OWNER_BY_SCAN = 128
 
 
 class State(IntEnum):

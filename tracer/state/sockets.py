@@ -18,12 +18,13 @@ from tracer.events.schema import EventArray, Flag, Kind, State
 
 
 class PidSource(IntEnum):
-    """Where a process id comes from: the event's own context, the accept, or an earlier event of the same connection."""
+    """Where a process id comes from: the event's own context, the accept, an earlier event of the connection, or a descriptor scan."""
 
     NONE = 0
     CONTEXT = 1
     ACCEPT = 2
     CACHED = 3
+    FD_SCAN = 4
 
 
 OWNER_FIELDS = [("tgid", "<u4"), ("uid", "<u4"), ("cgroup", "<u8"), ("comm", "S16")]
@@ -205,6 +206,7 @@ def fill_owners(context: ContextArray, events: EventArray, lives: Lives, carried
         context[name] = np.where(stated >= 0, events[name][stated], remembered[name])
     source = np.where((stated >= 0) | remembered["owned"], PidSource.CACHED, PidSource.NONE)
     direct = np.where(events["kind"] == Kind.ACCEPT, PidSource.ACCEPT, PidSource.CONTEXT)
+    direct = np.where((events["flags"] & Flag.OWNER_BY_SCAN) != 0, PidSource.FD_SCAN, direct)
     context["pid_source"] = np.where(own, direct, source)
 
 

@@ -99,7 +99,7 @@ def _owner(name: str) -> Callable[[Rows], Values]:
 
 
 def _comms(rows: Rows) -> Values:
-    return [comm and comm_text(comm) for comm in _owner("comm")(rows)]
+    return [None if comm is None else comm_text(comm) for comm in _owner("comm")(rows)]
 
 
 def _in_state_us(rows: Rows) -> Values:
