@@ -33,8 +33,8 @@ struct event {
   __u64 ts_ns;          /* CLOCK_MONOTONIC */
   __u64 sock;           /* kernel address: an identity only until CLOSE, the kernel reuses it at once */
   __u64 cgroup;         /* cgroup v2 id of the owner; 0: not known */
-  __u64 bytes_sent;     /* acknowledged by the peer, without the SYN and FIN */
-  __u64 bytes_received; /* without the SYN and FIN */
+  __u64 bytes_sent;     /* acknowledged by the peer; without the FIN, with the SYN of an active open */
+  __u64 bytes_received; /* without the FIN */
   __u8 saddr[16];       /* IPv4 as ::ffff:a.b.c.d, network order */
   __u8 daddr[16];
   char comm[16];        /* NUL-padded */
@@ -60,6 +60,9 @@ struct event {
 struct counters {
   __u64 transitions[2][STATES][STATES]; /* [0: home network namespace, 1: all others][old][new] */
   __u64 accepts[2];                     /* as above */
+  __u64 retransmits[2];
+  __u64 resets_sent[2];
+  __u64 resets_received[2];
   __u64 records;                        /* written to the ring */
   __u64 filtered;                       /* seen, counted above, not wanted by the capture's filter */
   __u64 lost_ring_full;

@@ -9,10 +9,12 @@
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
 #define TCP_FIN_WAIT1 4
+#define TCP_FIN_WAIT2 5
 #define TCP_CLOSE 7
 #define TCP_CLOSE_WAIT 8
 #define TCP_LAST_ACK 9
 #define TCP_LISTEN 10
+#define TCP_CLOSING 11
 
 struct endpoints {
   u32 saddr[4], daddr[4];
@@ -111,13 +113,25 @@ static __always_inline bool read_endpoints(const void *sk, struct endpoints *end
   return true;
 }
 
-/* The totals stand in the socket until it is freed; net/ipv4/tcp.c, tcp_get_info() reads the same fields. */
-static __always_inline void fill_totals(struct event *event, const void *sk)
-{
-  u64 acked = read_u64(sk + TP_BYTES_ACKED);
+/* Of enum sock_flags in include/net/sock.h: the peer's FIN has been received (net/ipv4/tcp_input.c, tcp_fin). */
+#define SOCK_DONE 1
 
-  event->bytes_sent = acked ? acked - 1 : 0; /* bytes_acked counts the SYN */
-  event->bytes_received = read_u64(sk + TP_BYTES_RECEIVED);
+/* Whether the peer has acknowledged our FIN by the time of old_state -> CLOSE. */
+static __always_inline bool fin_acknowledged(u32 old_state, u32 error)
+{
+  return old_state == TCP_FIN_WAIT2 || (!error && (old_state == TCP_LAST_ACK || old_state == TCP_CLOSING));
+}
+
+/*
+ * The totals stand in the socket until it is freed; net/ipv4/tcp.c, tcp_get_info() reads the same fields. Both byte counts
+ * run over sequence numbers, of which a FIN takes one. So does the SYN of an active open, which user space takes off.
+ */
+static __always_inline void fill_totals(struct event *event, const void *sk, u32 old_state)
+{
+  u64 acked = read_u64(sk + TP_BYTES_ACKED), received = read_u64(sk + TP_BYTES_RECEIVED);
+
+  event->bytes_sent = acked && fin_acknowledged(old_state, event->error) ? acked - 1 : acked;
+  event->bytes_received = received && (read_u64(sk + SK_FLAGS) & (1 << SOCK_DONE)) ? received - 1 : received;
   event->segs_retrans = read_u32(sk + TP_TOTAL_RETRANS);
   event->srtt_us = read_u32(sk + TP_SRTT_US) >> 3; /* kept in eighths */
   event->flags |= EVENT_HAS_TOTALS;

@@ -114,7 +114,7 @@ static __always_inline void trace_set_state(struct bpf_raw_tracepoint_args *ctx,
     fill_owner(event);
   if (new_state == TCP_CLOSE) {
     event->error = read_u32(sk + SK_ERR);
-    fill_totals(event, sk);
+    fill_totals(event, sk, old_state);
   }
   submit(event, count);
 }
@@ -152,6 +152,56 @@ int on_set_state_nested(struct bpf_raw_tracepoint_args *ctx)
     return 0;
   COUNT(count->nested);
   trace_set_state(ctx, count);
+  return 0;
+}
+
+/*
+ * Hooks: raw tracepoints tcp_retransmit_skb(sk, skb, ...), tcp_send_reset(sk, skb, ...), tcp_receive_reset(sk). Their socket may be
+ * a mini-socket, of which only struct sock_common is there, or none: a reset for a port where nobody listens.
+ */
+static __always_inline void trace_segment(const void *sk, u8 kind, struct counters *count, u64 *counter)
+{
+  struct endpoints ends;
+  struct event *event;
+
+  if (!sk || !read_endpoints(sk, &ends))
+    return;
+  COUNT(counter[is_foreign(&ends)]);
+  if (!keep(&ends)) {
+    COUNT(count->filtered);
+    return;
+  }
+  event = reserve(count);
+  if (!event)
+    return;
+  fill(event, kind, sk, &ends);
+  submit(event, count);
+}
+
+int on_retransmit(struct bpf_raw_tracepoint_args *ctx)
+{
+  struct counters *count = this_cpu_counters();
+
+  if (count)
+    trace_segment((const void *)ctx->args[0], EVENT_RETRANSMIT, count, count->retransmits);
+  return 0;
+}
+
+int on_send_reset(struct bpf_raw_tracepoint_args *ctx)
+{
+  struct counters *count = this_cpu_counters();
+
+  if (count)
+    trace_segment((const void *)ctx->args[0], EVENT_RESET_SENT, count, count->resets_sent);
+  return 0;
+}
+
+int on_receive_reset(struct bpf_raw_tracepoint_args *ctx)
+{
+  struct counters *count = this_cpu_counters();
+
+  if (count)
+    trace_segment((const void *)ctx->args[0], EVENT_RESET_RECEIVED, count, count->resets_received);
   return 0;
 }
 

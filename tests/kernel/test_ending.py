@@ -50,7 +50,7 @@ def test_count_gives_exactly_that_many_events(trace, netns):
     netns.traffic("pairs", count=5)
 
     assert tracer.process.wait(20) == 0
-    assert 17 == len(tracer.events()) == tracer.summary()["events"]
+    assert 17 == len(tracer.events()) == tracer.summary()["written"]
 
 
 def test_duration_ends_it(trace):

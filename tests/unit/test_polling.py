@@ -10,8 +10,10 @@ from tracer.events.schema import Flag, State
 from tracer.kernel.plan import CapturePlan
 from tracer.reconcile.polling import PollingCapture
 
+ME = os.getpid()
 
-def entry(status="ESTABLISHED", local=("10.0.0.1", 1001), remote=("10.0.0.2", 2002), pid=os.getpid(), family=socket.AF_INET):
+
+def entry(status="ESTABLISHED", local=("10.0.0.1", 1001), remote=("10.0.0.2", 2002), pid=ME, family=socket.AF_INET):
     return SimpleNamespace(family=family, status=status, laddr=local, raddr=remote, pid=pid)
 
 

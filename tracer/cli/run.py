@@ -19,7 +19,7 @@ from tracer.errors import UsageError
 from tracer.events.batch import EventBatch
 from tracer.events.filters import CaptureFilter, UndecidedBirths
 from tracer.kernel.capture import Capture, PendingCapture, begin
-from tracer.kernel.loader import describe_hooks
+from tracer.kernel.loader import describe_hooks, hooks_in_brief
 from tracer.kernel.plan import CapturePlan
 from tracer.state.select import CgroupTree, OwnerFilter
 
@@ -67,7 +67,7 @@ class Run:
 
     Attributes:
         events, lost: so far; lost by reason.
-        cursor: events delivered to the command, for --count.
+        written: lines that the command was allowed to write, for --count.
     """
 
     capture: "Capture | PollingCapture"
@@ -76,6 +76,7 @@ class Run:
     started: float
     startup_s: float = 0.0
     events: int = 0
+    written: int = 0
     lost: dict[str, int] = field(default_factory=dict)
     births: UndecidedBirths = field(default_factory=UndecidedBirths)
 
@@ -89,7 +90,9 @@ class Run:
         for batch in self.capture.batches(self.stop, poll_s):
             for reason, count in batch.lost.items():
                 self.lost[reason] = self.lost.get(reason, 0) + count
-            yield self._decided(batch, wanted)
+            decided = self._decided(batch, wanted)
+            self.events += len(decided)
+            yield decided
 
     def _decided(self, batch: EventBatch, wanted: CaptureFilter) -> EventBatch:
         if not wanted.waits_for_local_port:
@@ -97,12 +100,12 @@ class Run:
         events = self.births.decide(batch.events, wanted)
         return EventBatch(events, batch.now_ns, batch.wall_offset_ns, batch.lost)
 
-    def room(self, events: int) -> int:
-        """How many of this many events may still be delivered under --count; delivering the last one stops the capture."""
+    def room(self, lines: int) -> int:
+        """How many of this many lines may still be written under --count; the last one stops the capture."""
         limit = self.options.count
-        allowed = events if limit is None else min(events, limit - self.events)
-        self.events += allowed
-        if limit is not None and self.events >= limit:
+        allowed = lines if limit is None else min(lines, limit - self.written)
+        self.written += allowed
+        if limit is not None and self.written >= limit:
             self.stop.ask()
         return allowed
 
@@ -111,6 +114,7 @@ class Run:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "events": self.events,
+            "written": self.written,
             "lost": self.lost_total,
             "lost_by_reason": self.lost,
             "filtered": self.capture.counters().filtered,
@@ -172,8 +176,7 @@ def running(pending: PendingCapture | PendingPolling, options: CaptureOptions) -
         if options.duration is not None:
             stop.deadline = started + options.duration
         run = Run(capture, options, stop, started, startup_s=started - process_start())
-        hooks = " ".join(f"{hook}={kind}" for hook, kind in describe_hooks(capture.hooks).items())
-        say(f"tcptrace: capturing on {capture.facts.release} ({hooks}), ready in {run.startup_s:.2f} s")
+        say(f"tcptrace: capturing on {capture.facts.release} ({hooks_in_brief(capture.hooks)}), ready in {run.startup_s:.2f} s")
         try:
             yield run
         finally:

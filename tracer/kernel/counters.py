@@ -20,6 +20,9 @@ COUNTERS_DTYPE = np.dtype(
     [
         ("transitions", "<u8", (2, STATES, STATES)),
         ("accepts", "<u8", (2,)),
+        ("retransmits", "<u8", (2,)),
+        ("resets_sent", "<u8", (2,)),
+        ("resets_received", "<u8", (2,)),
         ("records", "<u8"),
         ("filtered", "<u8"),
         ("lost_ring_full", "<u8"),
@@ -38,7 +41,7 @@ class CounterTotals:
 
     Attributes:
         transitions: shape (2, STATES, STATES), uint64: [home network namespace, all others][old][new].
-        accepts: shape (2,), uint64, likewise.
+        accepts, retransmits, resets_sent, resets_received: shape (2,), uint64, likewise.
         records: written to the ring.
         filtered: counted above but not wanted by the capture's filter.
         lost: by reason. "ring_full": no room. "reentered": the kernel skipped a program because it was running already on that CPU,
@@ -48,6 +51,9 @@ class CounterTotals:
 
     transitions: npt.NDArray[np.uint64]
     accepts: npt.NDArray[np.uint64]
+    retransmits: npt.NDArray[np.uint64]
+    resets_sent: npt.NDArray[np.uint64]
+    resets_received: npt.NDArray[np.uint64]
     records: int
     filtered: int
     lost: dict[str, int]
@@ -56,7 +62,8 @@ class CounterTotals:
     @property
     def seen(self) -> int:
         """Everything the programs have seen of TCP: what was written, filtered out, or found no room."""
-        return int(self.transitions.sum() + self.accepts.sum())
+        parts = (self.transitions, self.accepts, self.retransmits, self.resets_sent, self.resets_received)
+        return sum(int(part.sum()) for part in parts)
 
 
 class Counters:
@@ -85,6 +92,9 @@ class Counters:
         return CounterTotals(
             transitions=blocks["transitions"].sum(axis=0),
             accepts=blocks["accepts"].sum(axis=0),
+            retransmits=blocks["retransmits"].sum(axis=0),
+            resets_sent=blocks["resets_sent"].sum(axis=0),
+            resets_received=blocks["resets_received"].sum(axis=0),
             records=int(blocks["records"].sum()),
             filtered=int(blocks["filtered"].sum()),
             lost=self.lost(),

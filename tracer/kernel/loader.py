@@ -196,6 +196,13 @@ def last_line(log: str) -> str:
     return errors[0] if errors else lines[-1] if lines else ""
 
 
+def hooks_in_brief(hooks: tuple[HookReport, ...]) -> str:
+    """The hooks that may differ between hosts, and those that are missing."""
+    named = [f"{report.hook}={report.kind or 'off'}" for report in hooks if report.hook in ("state", "accept")]
+    missing = [report.hook for report in hooks if report.hook not in ("state", "accept") and not report.kind]
+    return " ".join(named) + (f", without {' '.join(missing)}" if missing else "")
+
+
 def describe_hooks(hooks: tuple[HookReport, ...]) -> dict[str, Any]:
     """Hook -> kind in use ("off" where none is), for summaries and recordings."""
     return {report.hook: report.kind or "off" for report in hooks}

@@ -37,6 +37,7 @@ KERNEL_FIELDS: Mapping[str, tuple[str, int, bool]] = {
     "SKC_V6_RCV_SADDR": ("sock_common.skc_v6_rcv_saddr", 16, False),
     "SK_PROTOCOL": ("sock.sk_protocol", 2, True),
     "SK_ERR": ("sock.sk_err", 4, True),
+    "SK_FLAGS": ("sock_common.skc_flags", 8, True),
     "INET_SPORT": ("inet_sock.inet_sport", 2, True),
     "NET_INUM": ("net.ns.inum", 4, True),
     "TP_BYTES_ACKED": ("tcp_sock.bytes_acked", 8, True),
@@ -92,6 +93,13 @@ STATE_HOOK = HookPlan(
     "state", True, (Candidate("raw_tracepoint", ("on_set_state", "on_set_state_nested"), ("inet_sock_set_state",)),)
 )  # the classic tracepoint joins as the second candidate
 
+#: What is good to have: where a kernel lacks one of them, the rest goes on without.
+SEGMENT_HOOKS = (
+    HookPlan("retransmit", False, (Candidate("raw_tracepoint", ("on_retransmit",), ("tcp_retransmit_skb",)),)),
+    HookPlan("reset_sent", False, (Candidate("raw_tracepoint", ("on_send_reset",), ("tcp_send_reset",)),)),
+    HookPlan("reset_received", False, (Candidate("raw_tracepoint", ("on_receive_reset",), ("tcp_receive_reset",)),)),
+)
+
 #: The ways to see an accept, best first. The first two need programs that are still to be written.
 ACCEPT_CANDIDATES = (Candidate("syscall", ("on_accept_exit",), ("syscalls:sys_exit_accept4", "syscalls:sys_exit_accept")),)
 
@@ -119,7 +127,7 @@ def make_request(facts: HostFacts, plan: CapturePlan, bpf_folder: Path) -> LoadR
         HostError: it is known beforehand that this host, or this user on it, cannot trace.
     """
     check_host(facts)
-    hooks = (STATE_HOOK, accept_plan(plan.accept_hook))
+    hooks = (STATE_HOOK, accept_plan(plan.accept_hook), *SEGMENT_HOOKS)
     return LoadRequest(
         source=str(bpf_folder / "tcptrace.bpf.c"),
         include=str(bpf_folder),

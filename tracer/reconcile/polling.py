@@ -37,14 +37,16 @@ class PollingCapture:
     """
     The same face as kernel.capture.Capture, over psutil. A context manager.
 
-    Without root the owners of other users' sockets stay unknown.
+    Without root the owners of other users' sockets stay unknown. With *start_empty* the first look shows what is open already.
     """
 
     ring_high = 0
     ring_capacity = 1
     bcc = ""
 
-    def __init__(self, plan: CapturePlan, read: Callable[[], list[Any]] = lambda: psutil.net_connections("tcp")) -> None:
+    def __init__(
+        self, plan: CapturePlan, read: Callable[[], list[Any]] = lambda: psutil.net_connections("tcp"), start_empty: bool = False
+    ) -> None:
         self.facts: HostFacts = probe()
         self.plan = plan
         self.hooks = (HookReport("state", "polling"), HookReport("accept", None))
@@ -54,7 +56,7 @@ class PollingCapture:
         self._transitions = np.zeros((2, STATES, STATES), dtype=np.uint64)
         self._filtered = 0
         self._records = 0
-        self._seen: dict[Key, Seen] = self._look({})
+        self._seen: dict[Key, Seen] = {} if start_empty else self._look({})
 
     def __enter__(self) -> "PollingCapture":
         return self
@@ -64,7 +66,18 @@ class PollingCapture:
 
     def counters(self) -> CounterTotals:
         """What the looks have shown; nothing here comes from the kernel's own counting."""
-        return CounterTotals(self._transitions.copy(), np.zeros(2, dtype=np.uint64), self._records, self._filtered, {}, 0)
+        none = np.zeros(2, dtype=np.uint64)
+        return CounterTotals(
+            transitions=self._transitions.copy(),
+            accepts=none,
+            retransmits=none,
+            resets_sent=none,
+            resets_received=none,
+            records=self._records,
+            filtered=self._filtered,
+            lost={},
+            other_protocols=0,
+        )
 
     def batches(self, stopped: Callable[[], bool], poll_s: float = 0.05) -> Iterator[EventBatch]:
         """As Capture.batches; the table is looked at once a second, or more seldom where that costs too much."""

@@ -59,16 +59,13 @@ def comm_text(comm: bytes) -> str:
     return comm.decode(errors="backslashreplace")
 
 
-def wall_times(rows: Rows) -> npt.NDArray[np.datetime64]:
-    """Shape (n,), datetime64[ns], UTC."""
-    return (rows.events["ts_ns"].astype(np.int64) + rows.wall_offset_ns).view("datetime64[ns]")
+def rfc3339_of(ts_ns: npt.NDArray[np.uint64], wall_offset_ns: int) -> Values:
+    """Monotonic times of shape (n,) as wall time, UTC."""
+    wall = (ts_ns.astype(np.int64) + wall_offset_ns).view("datetime64[ns]")
+    return [text + "Z" for text in np.datetime_as_string(wall, unit="ns").tolist()]
 
 
-def rfc3339(rows: Rows) -> Values:
-    return [text + "Z" for text in np.datetime_as_string(wall_times(rows), unit="ns").tolist()]
-
-
-def _addresses(column: npt.NDArray[np.void]) -> Values:
+def addresses_of(column: npt.NDArray[np.void]) -> Values:
     # A void scalar's tolist() gives bytes of a field, tobytes() of the whole is the quickest way to all of them.
     raw = np.ascontiguousarray(column).tobytes()
     return [address_text(raw[i : i + 16]) for i in range(0, len(raw), 16)]
@@ -107,7 +104,7 @@ def _in_state_us(rows: Rows) -> Values:
 
 
 EVENT_COLUMNS: Sequence[Column] = (
-    Column("time", "wall time, UTC", rfc3339),
+    Column("time", "wall time, UTC", lambda r: rfc3339_of(r.events["ts_ns"], r.wall_offset_ns)),
     Column("ts_ns", "kernel's monotonic clock, ns", _field("ts_ns")),
     Column(
         "kind",
@@ -117,9 +114,9 @@ EVENT_COLUMNS: Sequence[Column] = (
     Column("old", "TCP state before", _states("old_state")),
     Column("new", "TCP state after", _states("new_state")),
     Column("family", "4 or 6; v4-mapped counts as 4", _field("family")),
-    Column("saddr", "local address", lambda r: _addresses(r.events["saddr"])),
+    Column("saddr", "local address", lambda r: addresses_of(r.events["saddr"])),
     Column("sport", "local port; 0 while none is chosen", _field("sport")),
-    Column("daddr", "remote address", lambda r: _addresses(r.events["daddr"])),
+    Column("daddr", "remote address", lambda r: addresses_of(r.events["daddr"])),
     Column("dport", "remote port", _field("dport")),
     Column("pid", "process id of the owner, where known", _owner("tgid")),
     Column("comm", "name of the owner's task", _comms),

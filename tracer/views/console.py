@@ -37,7 +37,7 @@ def render(snapshot: Snapshot, width: int, height: int, blocks: str = BLOCKS) ->
 
 
 def header(snapshot: Snapshot) -> Text:
-    hooks = " ".join(f"{hook}={kind}" for hook, kind in snapshot.hooks.items())
+    hooks = " ".join(f"{hook}={snapshot.hooks[hook]}" for hook in ("state", "accept") if hook in snapshot.hooks)
     text = Text(no_wrap=True, overflow="ellipsis")
     text.append("tcptrace", style="bold")
     text.append(f"  {snapshot.host}  {snapshot.kernel}  up {duration(snapshot.uptime_s)}  {hooks}")

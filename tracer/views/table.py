@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tracer.events.addresses import endpoint_text, short_endpoint_text
 from tracer.events.schema import KIND_NAMES, STATE_NAMES, Kind, error_name
@@ -28,13 +30,18 @@ VALUES = {column.name: column.values for column in EVENT_COLUMNS}
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """A column of text: *width* is its least width, *rank* says how soon it is given up (higher goes first)."""
+    """
+    A column of text, of whatever rows its table has.
+
+    *width* is its least width, *full_width* how far it may grow; *rank* says how soon it is given up (higher goes first).
+    """
 
     title: str
     width: int
     rank: int
-    cells: Callable[[Rows, int], list[str]]
+    cells: Callable[[Any, int], list[str]]
     right: bool = False
+    full_width: int = 0
 
 
 def printable(text: str) -> str:
@@ -47,8 +54,9 @@ def _clock_text(second: int) -> str:
     return time.strftime("%H:%M:%S", time.localtime(second))
 
 
-def _times(rows: Rows, _: int) -> list[str]:
-    milliseconds = (rows.events["ts_ns"].astype(np.int64) + rows.wall_offset_ns) // 1_000_000
+def clock_texts(ts_ns: npt.NDArray[np.uint64], wall_offset_ns: int) -> list[str]:
+    """Monotonic times of shape (n,) as local time of day with milliseconds."""
+    milliseconds = (ts_ns.astype(np.int64) + wall_offset_ns) // 1_000_000
     return [f"{_clock_text(ms // 1000)}.{ms % 1000:03d}" for ms in milliseconds.tolist()]
 
 
@@ -85,41 +93,39 @@ def _errors(rows: Rows, _: int) -> list[str]:
     return [error_name(error) or "" for error in rows.events["error"].tolist()]
 
 
-TIME = TableColumn("TIME", 12, 4, _times)
+TIME = TableColumn("TIME", 12, 4, lambda rows, _: clock_texts(rows.events["ts_ns"], rows.wall_offset_ns))
 
 #: In the order of display.
 COLUMNS: Sequence[TableColumn] = (
     TIME,
     TableColumn("PID", 7, 2, _pids, right=True),
-    TableColumn("COMM", 8, 3, _comms),
-    TableColumn("LOCAL", 21, 1, _endpoints("saddr", "sport")),
-    TableColumn("REMOTE", 21, 0, _endpoints("daddr", "dport")),
-    TableColumn("OLD>NEW", 19, 0, _changes),
+    TableColumn("COMM", 8, 3, _comms, full_width=16),
+    TableColumn("LOCAL", 21, 1, _endpoints("saddr", "sport"), full_width=47),
+    TableColumn("REMOTE", 21, 0, _endpoints("daddr", "dport"), full_width=47),
+    TableColumn("OLD>NEW", 19, 0, _changes, full_width=24),
     TableColumn("MS", 10, 5, _milliseconds, right=True),
     TableColumn("ERROR", 12, 6, _errors),
 )
 
-#: How wide a column may grow when there is room.
-FULL_WIDTH = {"COMM": 16, "LOCAL": 47, "REMOTE": 47, "OLD>NEW": 24}
 
-
-class EventTable:
+class Table:
     """
+    Rows as lines of text.
+
     Args:
+        columns: in the order of display.
         width: columns of the terminal or page.
-        with_time: the time is wanted, whatever else must go.
     """
 
-    def __init__(self, width: int = DEFAULT_WIDTH, with_time: bool = False) -> None:
-        columns = [replace(TIME, rank=0) if with_time and c is TIME else c for c in COLUMNS]
+    def __init__(self, columns: Sequence[TableColumn], width: int) -> None:
         self._columns = fit(columns, width)
         self._width = width
 
     def heading(self) -> str:
         return self._join([[c.title] for c in self._columns_only()])[0]
 
-    def lines(self, rows: Rows) -> Iterator[str]:
-        """The events as lines, each with its newline."""
+    def lines(self, rows: Any) -> Iterator[str]:
+        """The rows as lines, each with its newline."""
         cells = [column.cells(rows, width) for column, width in self._columns]
         return (line + "\n" for line in self._join(cells))
 
@@ -132,6 +138,17 @@ class EventTable:
         return [template.format(*row).rstrip()[: self._width] for row in zip(*cells, strict=True)]
 
 
+class EventTable(Table):
+    """
+    Args:
+        width: columns of the terminal or page.
+        with_time: the time is wanted, whatever else must go.
+    """
+
+    def __init__(self, width: int = DEFAULT_WIDTH, with_time: bool = False) -> None:
+        super().__init__([replace(TIME, rank=0) if with_time and c is TIME else c for c in COLUMNS], width)
+
+
 def fit(columns: Sequence[TableColumn], width: int) -> list[tuple[TableColumn, int]]:
     """The columns that fit, each with its width: least important ones go first, then the room left over is given out."""
     chosen = list(columns)
@@ -140,7 +157,7 @@ def fit(columns: Sequence[TableColumn], width: int) -> list[tuple[TableColumn, i
     spare = max(width - _total(chosen), 0)
     widths = []
     for column in chosen:
-        grow = min(spare, max(FULL_WIDTH.get(column.title, 0) - column.width, 0))
+        grow = min(spare, max(column.full_width - column.width, 0))
         spare -= grow
         widths.append(column.width + grow)
     return list(zip(chosen, widths, strict=True))

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The incarnations of sockets in a batch.
+
+A socket's kernel address is an identity only for one incarnation, which ends at CLOSE and begins at CLOSE->SYN_SENT, CLOSE->LISTEN
+or LISTEN->SYN_RECV.
+"""
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.events.schema import EventArray, Kind, State
+
+Indices: TypeAlias = npt.NDArray[np.intp]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+
+
+class Lives:
+    """
+    The incarnations in a batch: runs of events that are sorted by socket and, within it, in ring order.
+
+    Attributes:
+        first, last: index of the first and last event of each life, shape (lives,).
+        socks: kernel address of each life's socket.
+        continued: the life may have begun before the batch.
+        is_last: no later life of the same socket is in the batch.
+        of: shape (n,), the life of each event.
+        dies: shape (n,), the event is the transition to CLOSE.
+
+    Args:
+        events: shape (n,), EVENT_DTYPE, sorted by socket, n > 0.
+        careful: ends and births may be missing, so another local or remote port begins a life too.
+    """
+
+    def __init__(self, events: EventArray, careful: bool = False) -> None:
+        socks = events["sock"]
+        is_state = events["kind"] == Kind.STATE
+        dies = is_state & (events["new_state"] == State.CLOSE)
+        another = np.ones(len(events), dtype=np.bool_)
+        another[1:] = socks[1:] != socks[:-1]
+        begins = another | births(events)
+        begins[1:] |= dies[:-1]
+        if careful:
+            begins[1:] |= changes_ports(events)
+        self._is_state = is_state
+        self.dies: Mask = dies
+        self.first: Indices = np.flatnonzero(begins)
+        self.last: Indices = np.append(self.first[1:], len(events)) - 1
+        self.socks = socks[self.first]
+        self.continued: Mask = another[self.first] & ~births(events)[self.first]
+        self.is_last: Mask = np.append(self.socks[1:] != self.socks[:-1], True)
+        self.of: Indices = np.cumsum(begins) - 1
+
+    def latest(self, marked: Mask) -> Indices:
+        """For each event the last marked one up to it in the same life, itself included, or -1: shape (n,)."""
+        index = np.maximum.accumulate(np.where(marked, np.arange(len(marked)), -1))
+        return np.where(index >= self.first[self.of], index, -1)
+
+    def previous_state_event(self) -> Indices:
+        """For each event the last state event before it in the same life, or -1: shape (n,)."""
+        before = np.empty(len(self.of), dtype=np.intp)
+        before[0] = -1
+        before[1:] = np.maximum.accumulate(np.where(self._is_state, np.arange(len(self.of)), -1))[:-1]
+        return np.where(before >= self.first[self.of], before, -1)
+
+    def first_of(self, marked: Mask) -> Indices:
+        """For each life the first marked event, or -1: shape (lives,)."""
+        none = len(marked)
+        index = np.minimum.reduceat(np.where(marked, np.arange(none), none), self.first)
+        return np.where(index < none, index, -1)
+
+    def last_of(self, marked: Mask) -> Indices:
+        """For each life the last marked event, or -1: shape (lives,)."""
+        index: Indices = np.maximum.reduceat(np.where(marked, np.arange(len(marked)), -1), self.first)
+        return index
+
+    def count(self, marked: Mask) -> Indices:
+        """How many events of each life are marked: shape (lives,)."""
+        counts: Indices = np.add.reduceat(marked.astype(np.intp), self.first)
+        return counts
+
+    def last_state_event(self) -> Indices:
+        """For each life its last state event, or -1: shape (lives,)."""
+        return self.latest(self._is_state)[self.last]
+
+
+def changes_ports(events: EventArray) -> Mask:
+    """Which events, from the second on, cannot belong to the connection of the one before: shape (n - 1,)."""
+    local, remote = events["sport"], events["dport"]
+    other_local = (local[1:] != local[:-1]) & (local[1:] != 0) & (local[:-1] != 0)
+    # Before Linux 6.15 the birth of a passive connection has no remote port yet.
+    other_remote = (remote[1:] != remote[:-1]) & (remote[:-1] != 0)
+    changed: Mask = other_local | other_remote
+    return changed
+
+
+def births(events: EventArray) -> Mask:
+    """Which events begin an incarnation: shape (n,)."""
+    old, new = events["old_state"], events["new_state"]
+    opened = (old == State.CLOSE) & ((new == State.SYN_SENT) | (new == State.LISTEN))
+    cloned = (old == State.LISTEN) & (new == State.SYN_RECV)
+    born: Mask = (events["kind"] == Kind.STATE) & (opened | cloned)
+    return born
