@@ -68,7 +68,10 @@ class Namespace:
 
     def traffic(self, scenario: str, **arguments: Any) -> dict[str, Any]:
         """Runs a scenario of traffic.py to its end; what it reports."""
-        result: dict[str, Any] = json.loads(self.run(sys.executable, str(TRAFFIC), scenario, json.dumps(arguments)))
+        command = self.command(sys.executable, str(TRAFFIC), scenario, json.dumps(arguments))
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=3 * TIMEOUT_S)
+        assert done.returncode == 0, f"{scenario} failed: {done.stderr}"
+        result: dict[str, Any] = json.loads(done.stdout)
         return result
 
     def snmp(self) -> dict[str, int]:

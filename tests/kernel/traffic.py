@@ -242,9 +242,169 @@ def ports(clients: list[int], servers: list[int]) -> dict[str, Any]:
     return {}
 
 
-SCENARIOS: dict[str, Callable[..., dict[str, Any]]] = {
-    scenario.__name__: scenario for scenario in (pairs, alone, refused, reset, no_ports, accept_variants, failed_accepts, mapped, ports)
-}
+def reset_while_talking(by: str) -> dict[str, Any]:
+    """One end closes with data unread, which sends a reset; *by* is "client" or "server"."""
+    server = listen()
+    client = connect(server)
+    accepted, _ = server.accept()
+    closing, other = (client, accepted) if by == "client" else (accepted, client)
+    other.sendall(b"unread")
+    closing.close()
+    try:
+        other.recv(1)
+    except ConnectionResetError:
+        pass
+    other.close()
+    return {"pid": os.getpid(), "port": server.getsockname()[1]}
+
+
+def full_backlog() -> tuple[socket.socket, list[socket.socket]]:
+    """A listener whose accept queue is full: it drops every further SYN."""
+    server = listen()
+    server.listen(0)
+    return server, [connect(server)]
+
+
+def timeout() -> dict[str, Any]:
+    """A connect that nobody answers; one retransmission, so that it takes three seconds and not two minutes."""
+    server, held = full_backlog()
+    client = socket.socket()
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
+    assert client.connect_ex(server.getsockname()) == errno.ETIMEDOUT
+    client.close()
+    return {"pid": os.getpid(), "port": server.getsockname()[1], "held": len(held)}
+
+
+def cancelled() -> dict[str, Any]:
+    """A non-blocking connect that its own process gives up."""
+    server, held = full_backlog()
+    client = socket.socket()
+    client.setblocking(False)
+    assert client.connect_ex(server.getsockname()) == errno.EINPROGRESS
+    client.close()
+    return {"pid": os.getpid(), "port": server.getsockname()[1], "held": len(held)}
+
+
+def unreachable(address: str) -> dict[str, Any]:
+    """A connect to a host that a router calls unreachable."""
+    client = socket.socket()
+    assert client.connect_ex((address, 7001)) == errno.EHOSTUNREACH
+    client.close()
+    return {"pid": os.getpid(), "port": 7001}
+
+
+def aborted_in_queue(count: int) -> dict[str, Any]:
+    """The listener closes with connections that it never accepted."""
+    server = listen()
+    port = server.getsockname()[1]
+    clients = [connect(server) for _ in range(count)]
+    server.close()
+    for client in clients:
+        try:
+            client.recv(1)
+        except ConnectionResetError:
+            pass
+        client.close()
+    return {"pid": os.getpid(), "port": port}
+
+
+def killed() -> dict[str, Any]:
+    """A connection that the administrator destroys."""
+    import subprocess
+
+    server = listen(port=7001)
+    client = connect(server)
+    accepted, _ = server.accept()
+    subprocess.run(["ss", "-K", "dport", "=", "7001"], capture_output=True, check=False)
+    try:
+        client.recv(1)
+        raise AssertionError("ss -K did not destroy the connection")
+    except ConnectionAbortedError:
+        pass
+    client.close()
+    accepted.close()
+    return {"pid": os.getpid(), "port": 7001}
+
+
+def exchange(sizes: list[list[int]], family: int = 4) -> dict[str, Any]:
+    """For each pair of sizes a connection that carries so many bytes there and back; the client's port of each."""
+    server = listen(family)
+    port = server.getsockname()[1]
+
+    def serve() -> None:
+        set_comm("the-server")
+        for up, down in sizes:
+            accepted, _ = server.accept()
+            receive(accepted, up)
+            accepted.sendall(b"d" * down)
+            assert accepted.recv(1) == b""
+            accepted.close()
+
+    pid = in_child(serve)
+    set_comm("the-client")
+    clients = []
+    for up, down in sizes:
+        client = connect_to(port, family)
+        clients.append(client.getsockname()[1])
+        client.sendall(b"u" * up)
+        receive(client, down)
+        client.close()
+    server.close()
+    join(pid)
+    return {"client_pid": os.getpid(), "server_pid": pid, "port": port, "clients": clients}
+
+
+def receive(end: socket.socket, count: int) -> None:
+    while count > 0:
+        count -= len(end.recv(65536))
+
+
+def late_accept(wait_s: float) -> dict[str, Any]:
+    """A server that accepts so late."""
+    server = listen()
+    client = connect(server)
+    time.sleep(wait_s)
+    accepted, _ = server.accept()
+    client.close()
+    accepted.recv(1)
+    accepted.close()
+    return {"port": server.getsockname()[1]}
+
+
+def half_close() -> dict[str, Any]:
+    """The client shuts its side down, the server goes on sending and closes later."""
+    server = listen()
+    client = connect(server)
+    accepted, _ = server.accept()
+    client.shutdown(socket.SHUT_WR)
+    assert accepted.recv(1) == b""
+    accepted.sendall(b"x" * 1001)
+    receive(client, 1001)
+    accepted.close()
+    assert client.recv(1) == b""
+    client.close()
+    return {"port": server.getsockname()[1]}
+
+
+def fork_passing() -> dict[str, Any]:
+    """A parent accepts, its child serves and closes: the accepting process owns the connection."""
+    server = listen()
+    client = connect(server)
+    set_comm("the-parent")
+    accepted, _ = server.accept()
+
+    def serve() -> None:
+        set_comm("the-child")
+        client.close()
+        accepted.recv(1)
+        accepted.close()
+
+    pid = in_child(serve)
+    accepted.close()
+    client.close()
+    join(pid)
+    return {"parent": os.getpid(), "child": pid, "port": server.getsockname()[1]}
+
 
 if __name__ == "__main__":
-    print(json.dumps(SCENARIOS[sys.argv[1]](**json.loads(sys.argv[2]))))
+    print(json.dumps(globals()[sys.argv[1]](**json.loads(sys.argv[2]))))
