@@ -4,6 +4,7 @@
 import re
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 CGROUP_MOUNTS = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
@@ -24,6 +25,7 @@ _BARE_ID = re.compile(rf"/{_ID}$")
 _UNIT = re.compile(r"/([^/]+\.(?:service|scope))(?:/|$)")
 
 
+@lru_cache(maxsize=4096)
 def container_name(path: str) -> str | None:
     """
     What a cgroup stands for: "docker/0123456789ab" (as `docker ps` shows it), "containerd/...", "cri-o/...", "podman/...", with "pod UID"

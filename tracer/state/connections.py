@@ -92,7 +92,7 @@ class ConnectionTable:
     """
 
     def __init__(self, limit: int = 1_000_000, sees_accepts: bool = True, patience_s: float = 900.0) -> None:
-        self._open = RowStore(OPEN_DTYPE, limit)
+        self._open = RowStore(OPEN_DTYPE, "seen_ns", limit)
         self._sees_accepts = sees_accepts
         self._patience_ns = int(patience_s * NS)
         self._lossy = False
@@ -199,7 +199,7 @@ class ConnectionTable:
         return connections[np.argsort(connections["closed_ns"], kind="stable")]
 
     def open_connections(self) -> ConnectionArray:
-        """The connections that are open now, longest silent first: shape (len(self),), OPEN_DTYPE, a copy."""
+        """The connections that are open now: shape (len(self),), OPEN_DTYPE, a copy."""
         return self._open.records[self._open.rows()]
 
     def _lose(self) -> None:

@@ -6,19 +6,24 @@ import numpy.typing as npt
 
 Records = npt.NDArray[np.void]
 
+#: Finding the oldest means looking at all; so that it is seldom, some more go at once.
+FORGET_SHARE = 0.01
+
 
 class RowStore:
     """
     Args:
         dtype: of a record.
-        limit: records kept at most; beyond it those put longest ago are forgotten.
+        age: name of the field that orders records by age; the smallest is the oldest.
+        limit: records kept at most; beyond it the oldest are forgotten, FORGET_SHARE of them at a time.
 
     Attributes:
         records: shape (capacity,), all rows, used or not; rows() tells which are.
         forgotten: how many records were dropped because of the limit.
     """
 
-    def __init__(self, dtype: np.dtype[np.void], limit: int) -> None:
+    def __init__(self, dtype: np.dtype[np.void], age: str, limit: int) -> None:
+        self._age = age
         self._limit = limit
         self._rows: dict[int, int] = {}
         self._free: list[int] = []
@@ -29,34 +34,29 @@ class RowStore:
         return len(self._rows)
 
     def rows(self) -> npt.NDArray[np.intp]:
-        """The rows in use, oldest first: shape (len(self),)."""
+        """The rows in use: shape (len(self),)."""
         return np.fromiter(self._rows.values(), dtype=np.intp, count=len(self._rows))
 
     def get(self, socks: npt.NDArray[np.uint64]) -> Records:
         """The record of each socket, all zero where there is none: shape of *socks*, a copy."""
-        found = np.zeros(len(socks), dtype=self.records.dtype)
-        if len(self._rows):
-            rows = np.array([self._rows.get(sock, -1) for sock in socks.tolist()], dtype=np.intp)
-            found[rows >= 0] = self.records[rows[rows >= 0]]
+        rows = self._find(socks)
+        found = self.records[rows]
+        found[rows < 0] = np.zeros(1, dtype=self.records.dtype)
         return found
 
     def put(self, socks: npt.NDArray[np.uint64], records: Records) -> None:
-        """Sets the record of each socket; *socks* without repetition. They become the youngest."""
-        rows = np.empty(len(socks), dtype=np.intp)
-        for i, sock in enumerate(socks.tolist()):
-            row = self._rows.pop(sock, -1)
-            if row < 0:
-                row = self._free.pop() if self._free else len(self._rows)
-            self._rows[sock] = rows[i] = row
+        """Sets the record of each socket; *socks* without repetition."""
+        rows = self._find(socks)
+        for i in np.flatnonzero(rows < 0).tolist():
+            rows[i] = self._rows[int(socks[i])] = self._free.pop() if self._free else len(self._rows)
         if len(rows):
             self._grow(int(rows.max()) + 1)
             self.records[rows] = records
-        while len(self._rows) > self._limit:
-            self._free.append(self._rows.pop(next(iter(self._rows))))
-            self.forgotten += 1
+        if len(self._rows) > self._limit:
+            self._forget()
 
     def select(self, marked: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
-        """The sockets whose rows are marked: *marked* of shape (capacity,), in the order of rows()."""
+        """The sockets whose rows are marked: *marked* of shape (capacity,)."""
         return np.array([sock for sock, row in self._rows.items() if marked[row]], dtype=np.uint64)
 
     def drop(self, socks: npt.NDArray[np.uint64]) -> None:
@@ -66,8 +66,20 @@ class RowStore:
             if row is not None:
                 self._free.append(row)
 
+    def _find(self, socks: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+        """The row of each socket, or -1."""
+        known = self._rows.get
+        return np.array([known(sock, -1) for sock in socks.tolist()], dtype=np.intp)
+
+    def _forget(self) -> None:
+        excess = len(self._rows) - self._limit + int(self._limit * FORGET_SHARE)
+        socks = np.fromiter(self._rows.keys(), dtype=np.uint64, count=len(self._rows))
+        ages = self.records[self._age][self.rows()]
+        self.drop(socks[np.argsort(ages, kind="stable")[:excess]])
+        self.forgotten += excess
+
     def _grow(self, needed: int) -> None:
         capacity = len(self.records)
         if needed > capacity:
-            more = max(needed - capacity, capacity // 4)
-            self.records = np.concatenate([self.records, np.zeros(more, dtype=self.records.dtype)])
+            # In place where the allocator can: half a gigabyte is not to be there twice.
+            self.records.resize(max(needed, capacity + capacity // 8), refcheck=False)

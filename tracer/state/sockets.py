@@ -51,7 +51,7 @@ class SocketTable:
     """
 
     def __init__(self, limit: int = 1_000_000) -> None:
-        self._entries = RowStore(ENTRY_DTYPE, limit)
+        self._entries = RowStore(ENTRY_DTYPE, "entered_ns", limit)
 
     def __len__(self) -> int:
         return len(self._entries)
