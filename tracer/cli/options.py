@@ -18,7 +18,7 @@ import typer
 
 from tracer.config import read_config
 from tracer.errors import UsageError
-from tracer.events.filters import CaptureFilter, parse_networks, parse_ports
+from tracer.events.filters import CaptureFilter, is_number, parse_networks, parse_ports
 from tracer.kernel.plan import ACCEPT_HOOKS, CapturePlan, parse_ring_size
 
 NETNS_FOLDER = Path("/run/netns")
@@ -121,7 +121,7 @@ def parse_netns(text: str) -> int:
             return path.stat().st_ino
         except OSError:
             continue
-    if text.isdecimal() and int(text) > 1 << 22:  # PID_MAX_LIMIT of include/linux/threads.h
+    if is_number(text) and int(text) > 1 << 22:  # PID_MAX_LIMIT of include/linux/threads.h
         return int(text)
     raise UsageError(f"no network namespace {text!r}", "give a name of `ip netns`, a PID, a path, or an inode number")
 
@@ -132,7 +132,7 @@ def parse_pids(text: str) -> frozenset[int]:
         UsageError: not a list of process ids.
     """
     items = [item.strip() for item in text.split(",")]
-    if not all(item.isdecimal() and int(item) > 0 for item in items):
+    if not all(is_number(item) and int(item) > 0 for item in items):
         raise UsageError(f"bad pid list {text!r}", "give process ids separated by commas: 1234,5678")
     return frozenset(int(item) for item in items)
 

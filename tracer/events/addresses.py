@@ -45,4 +45,4 @@ def short_endpoint_text(address: str, port: int, width: int) -> str:
         return full
     room = width - (len(full) - len(address)) - 1
     tail = max(room // 2, 1)
-    return endpoint_text(address[: max(room - tail, 1)] + "~" + address[-tail:], port)
+    return full.replace(address, address[: max(room - tail, 1)] + "~" + address[-tail:], 1)

@@ -99,6 +99,11 @@ def network_bytes(network: Network) -> tuple[bytes, bytes]:
     return network.network_address.packed, network.netmask.packed
 
 
+def is_number(text: str) -> bool:
+    """Whether the text is nothing but ASCII digits; int() takes signs, underscores and the digits of every script."""
+    return text.isascii() and text.isdigit()
+
+
 def parse_ports(text: str) -> PortRanges:
     """
     Inclusive ranges, sorted and merged, from "80,443,8000-8099".
@@ -119,7 +124,7 @@ def parse_ports(text: str) -> PortRanges:
 def _parse_range(item: str, text: str) -> tuple[int, int]:
     low, dash, high = item.strip().partition("-")
     first, last = (low, high) if dash else (low, low)
-    if first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= 65535:
+    if is_number(first) and is_number(last) and 1 <= int(first) <= int(last) <= 65535:
         return int(first), int(last)
     raise UsageError(
         f"bad port {item.strip()!r} in {text!r}",

@@ -111,6 +111,8 @@ class Loader:
                 start_new_session=True,
             )
         except OSError as error:
+            self._reply.close()
+            self._log.close()
             raise HostError(
                 f"cannot run {command[0]}: {error.strerror}", "install Python 3 with BCC: apt-get install python3-bpfcc"
             ) from error

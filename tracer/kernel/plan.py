@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from tracer.errors import HostError, UsageError
-from tracer.events.filters import CaptureFilter, Network, PortRanges, network_bytes
+from tracer.events.filters import CaptureFilter, Network, PortRanges, is_number, network_bytes
 from tracer.kernel.facts import HostFacts
 
 PAGE_SIZE = 4096
@@ -113,7 +113,7 @@ def parse_ring_size(text: str) -> int:
     """
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
     number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
-    size = int(number) * unit if number.isdecimal() else 0
+    size = int(number) * unit if is_number(number) else 0
     if not PAGE_SIZE <= size <= MAX_RING_BYTES or size & (size - 1):
         raise UsageError(f"bad ring size {text!r}", "give a power of two from 4K to 1G, such as 4M or 16M")
     return size
