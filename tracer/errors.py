@@ -33,6 +33,10 @@ class UsageError(TcptraceError):
     exit_code = 2
 
 
+class OutputError(TcptraceError):
+    """The output cannot be written any more."""
+
+
 class HostError(TcptraceError):
     """This host, or this user on it, cannot trace."""
 

@@ -131,3 +131,28 @@ def test_without_root_it_says_so(tmp_path):
     assert done.returncode == 3, done.stderr
     assert done.stderr.splitlines()[:1] == ["tcptrace: error: tracing needs root"]
     assert "sudo" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "error"),
+    [
+        (">&-", 2, "tcptrace: error: standard output is closed"),
+        (">/dev/full", 1, "tcptrace: error: cannot write the output: No space left on device"),
+    ],
+)
+@pytest.mark.parametrize("command", ["events", "live", "conns", "doctor"])
+def test_an_output_that_cannot_be_written_is_one_clear_error(command, redirection, code, error):
+    limit = "" if command == "doctor" else "--duration 0.3"
+    line = f"{sys.executable} -m tracer {command} {limit} {redirection}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, check=False)
+
+    assert code == done.returncode, done.stderr
+    assert error in done.stderr.splitlines()
+    assert "Traceback" not in done.stderr
+
+
+def test_with_standard_error_closed_nothing_of_it_gets_into_the_output(netns):
+    line = f"{sys.executable} -m tracer events --format json --netns {netns.name} --duration 0.3 2>&-"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, check=False)
+
+    assert (0, "") == (done.returncode, done.stdout)

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: its commands, and the one place where errors become messages and exit codes."""
 
+import errno
 import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tracer import __version__
 from tracer.cli import conns, doctor, events, live
-from tracer.errors import TcptraceError
+from tracer.errors import OutputError, TcptraceError, UsageError
 
 #: typer brings its own click or uses the installed one, by version; this is UsageError of whichever it is.
 ArgumentError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -43,6 +45,15 @@ def common(
     """Options of every command; --debug is looked for in the arguments themselves, see run()."""
 
 
+#: What a write to a full disk, a full quota or a file that may not grow gives.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def discard_output() -> None:
+    """Lets what is still buffered for standard output go nowhere: the interpreter flushes it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def ends_with_its_reader(command: Callable[..., None]) -> Callable[..., None]:
     """A command for which it is a normal end that the reader of its output has gone; click would leave with exit code 1."""
 
@@ -52,8 +63,12 @@ def ends_with_its_reader(command: Callable[..., None]) -> Callable[..., None]:
             command(**arguments)
             sys.stdout.flush()
         except BrokenPipeError:
-            # The interpreter must not try to flush what is left.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_output()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            discard_output()
+            raise OutputError(f"cannot write the output: {error.strerror}", "free some space, or write elsewhere") from error
 
     return wrapper
 
@@ -76,7 +91,12 @@ def with_command(arguments: Sequence[str]) -> list[str]:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command; returns the exit code."""
     debug = "--debug" in arguments
+    if sys.stderr is None:
+        # Closed: print() would write to standard output instead.
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # until the process ends
     try:
+        if sys.stdout is None:
+            raise UsageError("standard output is closed", "redirect it to a file or to /dev/null instead")
         result = app(with_command(arguments), prog_name="tcptrace", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except TcptraceError as error:
