@@ -140,6 +140,37 @@ def test_out_of_ports_has_its_own_outcome(trace_conns, netns):
     assert [("no_ports", done["pid"], "unlucky", 0)] == [(c["outcome"], c["pid"], c["comm"], c["sport"]) for c in tracer.stop()]
 
 
+def test_of_two_listeners_on_one_port_each_owns_what_it_accepted(trace_conns, netns):
+    tracer = trace_conns()
+    done = netns.traffic("reuseport", count=COUNT)
+    _, servers = ends(tracer.stop(), done["port"])
+
+    expected = {port: (name, done["pids"][name]) for port, name in done["answers"]}
+    assert expected == {c["dport"]: (c["comm"], c["pid"]) for c in servers}
+    assert COUNT == len(servers)
+
+
+def test_data_in_a_syn_is_counted_once_on_both_ends(trace_conns, netns):
+    netns.sysctl("net.ipv4.tcp_fastopen", "3")
+    tracer = trace_conns()
+    done = netns.traffic("fast_open", size=701)
+    clients, servers = ends(tracer.stop(), done["port"])
+
+    assert [(701, 0, "active")] * 2 == [(c["bytes_sent"], c["bytes_received"], c["direction"]) for c in clients]
+    assert [(0, 701, "passive")] * 2 == [(c["bytes_sent"], c["bytes_received"], c["direction"]) for c in servers]
+    assert all(c["accept_wait_us"] is not None and c["accept_wait_us"] >= 0 for c in servers)
+
+
+def test_a_simultaneous_open_is_one_connection(trace_conns, netns):
+    tracer = trace_conns()
+    done = netns.traffic("self_connect", port=45_678)
+    mine = [c for c in tracer.stop() if c["sport"] == 45_678]
+
+    assert [("active", done["pid"], 5, 5, "closed_local")] == [
+        (c["direction"], c["pid"], c["bytes_sent"], c["bytes_received"], c["outcome"]) for c in mine
+    ]
+
+
 @pytest.fixture
 def behind_router(netns):
     """The test's namespace behind a router that calls 10.99.0.0/16 unreachable."""

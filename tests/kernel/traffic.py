@@ -406,5 +406,66 @@ def fork_passing() -> dict[str, Any]:
     return {"parent": os.getpid(), "child": pid, "port": server.getsockname()[1]}
 
 
+def reuseport(count: int) -> dict[str, Any]:
+    """Two processes with a listener each on one port; which of them accepted how often."""
+    first = socket.socket()
+    first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    first.bind(("127.0.0.1", 0))
+    port = first.getsockname()[1]
+    pids = []
+    for name in ("server-a", "server-b"):
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+
+        def serve(listener: socket.socket = listener, name: str = name) -> None:
+            set_comm(name)
+            while True:
+                accepted, _ = listener.accept()
+                accepted.sendall(name.encode())
+                accepted.close()
+
+        pids.append(in_child(serve))
+        listener.close()
+    first.close()
+    answers = []
+    for _ in range(count):
+        client = connect_to(port)
+        answers.append([client.getsockname()[1], client.recv(64).decode()])
+        assert client.recv(1) == b""
+        client.close()
+    for pid in pids:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    return {"port": port, "answers": answers, "pids": dict(zip(("server-a", "server-b"), pids, strict=True))}
+
+
+def fast_open(size: int) -> dict[str, Any]:
+    """Two connections with data in their SYN: the first gets the cookie, the second uses it."""
+    server = listen()
+    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 16)
+    for _ in range(2):
+        client = socket.socket()
+        client.sendto(b"f" * size, 0x20000000, server.getsockname())  # MSG_FASTOPEN
+        accepted, _ = server.accept()
+        receive(accepted, size)
+        client.close()
+        assert accepted.recv(1) == b""
+        accepted.close()
+    return {"port": server.getsockname()[1]}
+
+
+def self_connect(port: int) -> dict[str, Any]:
+    """A socket connected to its own port: the one simultaneous open that needs no luck."""
+    alone = socket.socket()
+    alone.bind(("127.0.0.1", port))
+    alone.connect(("127.0.0.1", port))
+    alone.sendall(b"12345")
+    receive(alone, 5)
+    alone.close()
+    return {"pid": os.getpid()}
+
+
 if __name__ == "__main__":
     print(json.dumps(globals()[sys.argv[1]](**json.loads(sys.argv[2]))))
