@@ -78,6 +78,21 @@ static __always_inline void fill(struct event *event, u8 kind, const void *sk, c
   __builtin_memcpy(event->daddr, ends->daddr, sizeof(event->daddr));
 }
 
+/* A record with what all kinds have, or NULL with the reason counted: filtered out, or lost. */
+static __always_inline struct event *new_event(u8 kind, const void *sk, const struct endpoints *ends, struct counters *count)
+{
+  struct event *event;
+
+  if (!keep(ends)) {
+    COUNT(count->filtered);
+    return NULL;
+  }
+  event = reserve(count);
+  if (event)
+    fill(event, kind, sk, ends);
+  return event;
+}
+
 static __always_inline void submit(struct event *event, struct counters *count)
 {
   COUNT(count->records);
@@ -100,14 +115,9 @@ static __always_inline void trace_set_state(struct bpf_raw_tracepoint_args *ctx,
     return;
   }
   COUNT(count->transitions[is_foreign(&ends)][old_state][new_state]);
-  if (!keep(&ends)) {
-    COUNT(count->filtered);
-    return;
-  }
-  event = reserve(count);
+  event = new_event(EVENT_STATE, sk, &ends, count);
   if (!event)
     return;
-  fill(event, EVENT_STATE, sk, &ends);
   event->old_state = old_state;
   event->new_state = new_state;
   if (runs_in_owner(old_state, new_state, ends.sport))
@@ -123,7 +133,8 @@ static __always_inline void trace_set_state(struct bpf_raw_tracepoint_args *ctx,
  * A softirq may interrupt this program and change the state of another socket. Since 05b24ff9b2cf ("bpf: Prevent bpf program
  * recursion for raw tracepoint probes", v6.1) the kernel does not run a program inside itself on one CPU: it skips the inner
  * call, and under load that loses one event in some thousands. So the hook has two programs. The first does the work and says
- * while it does; the second does it only then, for the inner events that the first was skipped for.
+ * while it does; the second does it only then, for the inner events that the first was skipped for. An interrupt in the few
+ * instructions between the kernel's guard and our mark still loses an event; the kernel's own count of skipped calls tells.
  */
 #define RUNNING(count) (*(volatile __u64 *)&(count)->running)
 
@@ -167,15 +178,9 @@ static __always_inline void trace_segment(const void *sk, u8 kind, struct counte
   if (!sk || !read_endpoints(sk, &ends))
     return;
   COUNT(counter[is_foreign(&ends)]);
-  if (!keep(&ends)) {
-    COUNT(count->filtered);
-    return;
-  }
-  event = reserve(count);
-  if (!event)
-    return;
-  fill(event, kind, sk, &ends);
-  submit(event, count);
+  event = new_event(kind, sk, &ends, count);
+  if (event)
+    submit(event, count);
 }
 
 int on_retransmit(struct bpf_raw_tracepoint_args *ctx)
@@ -226,14 +231,9 @@ int on_accept_exit(void *ctx)
   if (!sk || !read_endpoints(sk, &ends) || !is_tcp(sk))
     return 0;
   COUNT(count->accepts[is_foreign(&ends)]);
-  if (!keep(&ends)) {
-    COUNT(count->filtered);
-    return 0;
-  }
-  event = reserve(count);
+  event = new_event(EVENT_ACCEPT, sk, &ends, count);
   if (!event)
     return 0;
-  fill(event, EVENT_ACCEPT, sk, &ends);
   fill_owner(event);
   submit(event, count);
   return 0;

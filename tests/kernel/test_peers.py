@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same transitions as libbpf-tools' tcpstates prints."""
 
-import os
 import re
 import signal
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.conftest import wait_until
+from tests.kernel.conftest import require, wait_until
 
 TCPSTATES = Path("/usr/sbin/tcpstates")
 CONNECTIONS = 10_000
@@ -56,11 +55,7 @@ class TcpStates:
 
 @pytest.fixture
 def tcpstates(tmp_path):
-    if not TCPSTATES.exists():
-        reason = "needs libbpf-tools' tcpstates: apt-get install libbpf-tools"
-        if os.environ.get("TCPTRACE_REQUIRE_KERNEL") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    require(TCPSTATES.exists(), "libbpf-tools' tcpstates: apt-get install libbpf-tools")
     peer = TcpStates(tmp_path / "tcpstates")
     yield peer
     peer.process.kill()
@@ -107,11 +102,7 @@ class TcpLife(TcpStates):
 
 @pytest.fixture
 def tcplife(tmp_path):
-    if not TCPLIFE.exists():
-        reason = "needs libbpf-tools' tcplife: apt-get install libbpf-tools"
-        if os.environ.get("TCPTRACE_REQUIRE_KERNEL") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    require(TCPLIFE.exists(), "libbpf-tools' tcplife: apt-get install libbpf-tools")
     peer = TcpLife(tmp_path / "tcplife")
     yield peer
     peer.process.kill()

@@ -29,7 +29,7 @@ def listen(family: int = 4, address: str | None = None, port: int = 0) -> socket
     server = socket.socket(FAMILY[family])
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     server.bind((address or LOOPBACK[family], port))
-    server.listen()
+    server.listen(4096)
     return server
 
 

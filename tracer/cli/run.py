@@ -112,12 +112,14 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The fields of --summary."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
+        counters = self.capture.counters()
         return {
             "events": self.events,
             "written": self.written,
             "lost": self.lost_total,
             "lost_by_reason": self.lost,
-            "filtered": self.capture.counters().filtered,
+            "rescued": counters.rescued,
+            "filtered": counters.filtered,
             "duration_s": round(time.monotonic() - self.started, 3),
             "startup_s": round(self.startup_s, 3),
             "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),

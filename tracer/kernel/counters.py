@@ -46,6 +46,7 @@ class CounterTotals:
         filtered: counted above but not wanted by the capture's filter.
         lost: by reason. "ring_full": no room. "reentered": the kernel skipped a program because it was running already on that CPU,
             and the program for that case could not help; these are missing from the transitions too.
+        rescued: events that the kernel skipped a program for, and the second program handled.
         other_protocols: state changes of sockets that are not TCP.
     """
 
@@ -57,6 +58,7 @@ class CounterTotals:
     records: int
     filtered: int
     lost: dict[str, int]
+    rescued: int
     other_protocols: int
 
     @property
@@ -98,6 +100,7 @@ class Counters:
             records=int(blocks["records"].sum()),
             filtered=int(blocks["filtered"].sum()),
             lost=self.lost(),
+            rescued=int(blocks["nested"].sum()),
             other_protocols=int(blocks["other_protocols"].sum()),
         )
 

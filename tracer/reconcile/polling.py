@@ -76,6 +76,7 @@ class PollingCapture:
             records=self._records,
             filtered=self._filtered,
             lost={},
+            rescued=0,
             other_protocols=0,
         )
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tracer.events.batch import EventBatch
 from tracer.events.schema import EventArray, Flag, Kind, State
-from tracer.state.lives import Indices, Lives, Mask, births
+from tracer.state.lives import Indices, Lives, Mask, births, of_another_connection
 from tracer.state.outcomes import Direction, Mark, outcomes
 from tracer.state.rows import RowStore
 from tracer.state.sockets import PidSource
@@ -156,8 +156,7 @@ class ConnectionTable:
         """What is remembered of the lives that go on; nothing, where a loss lets another connection have the same socket."""
         carried = self._open.get(lives.socks[lives.continued])
         if self._lossy:
-            first = events[lives.first[lives.continued]]
-            other = (first["dport"] != carried["dport"]) | ((first["sport"] != carried["sport"]) & (carried["sport"] != 0))
+            other = of_another_connection(events[lives.first[lives.continued]], carried)
             carried[other] = np.zeros(1, dtype=OPEN_DTYPE)
         return carried
 

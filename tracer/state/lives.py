@@ -86,6 +86,19 @@ class Lives:
         return self.latest(self._is_state)[self.last]
 
 
+def of_another_connection(first: EventArray, remembered: npt.NDArray[np.void]) -> Mask:
+    """
+    Which lives cannot be the ones remembered of their sockets, by their ports: shape (n,).
+
+    Args:
+        first: shape (n,), EVENT_DTYPE, the first event of each.
+        remembered: shape (n,), with fields sport and dport, 0 where not known.
+    """
+    other_local = (first["sport"] != remembered["sport"]) & (first["sport"] != 0) & (remembered["sport"] != 0)
+    other: Mask = other_local | ((first["dport"] != remembered["dport"]) & (remembered["dport"] != 0))
+    return other
+
+
 def changes_ports(events: EventArray) -> Mask:
     """Which events, from the second on, cannot belong to the connection of the one before: shape (n - 1,)."""
     local, remote = events["sport"], events["dport"]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tracer.events.batch import EventBatch
 from tracer.events.schema import EventArray, Flag, Kind, State
-from tracer.state.lives import Lives
+from tracer.state.lives import Lives, of_another_connection
 from tracer.state.rows import RowStore
 
 
@@ -32,7 +32,7 @@ class PidSource(IntEnum):
 OWNER_FIELDS = [("tgid", "<u4"), ("uid", "<u4"), ("cgroup", "<u8"), ("comm", "S16")]
 
 #: What the table remembers of a socket between batches. state 0: no state event seen.
-ENTRY_DTYPE = np.dtype([("entered_ns", "<u8"), ("state", "u1"), ("owned", "?"), *OWNER_FIELDS])
+ENTRY_DTYPE = np.dtype([("entered_ns", "<u8"), ("sport", "<u2"), ("dport", "<u2"), ("state", "u1"), ("owned", "?"), *OWNER_FIELDS])
 
 #: What is added to an event. in_state_ns: nanoseconds spent in old_state, -1 where that is not known.
 CONTEXT_DTYPE = np.dtype([("in_state_ns", "<i8"), ("pid_source", "u1"), *OWNER_FIELDS])
@@ -52,6 +52,7 @@ class SocketTable:
 
     def __init__(self, limit: int = 1_000_000) -> None:
         self._entries = RowStore(ENTRY_DTYPE, "entered_ns", limit)
+        self._lossy = False
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -66,13 +67,14 @@ class SocketTable:
         Adds a batch and tells what is known of each of its events.
 
         Args:
-            batch: n events. After a loss nothing is assumed of the sockets in it: a time in state is given only where the state before
-                is the one that the event leaves.
+            batch: n events. After a loss a time in state is given only where the state before is the one that the event leaves, and a
+                socket whose ports have changed is taken for another connection, whose owner is not known.
 
         Returns:
             Shape (n,), CONTEXT_DTYPE, in the order of the events.
         """
         events = batch.events
+        self._lossy = self._lossy or bool(batch.lost)
         context = np.zeros(len(events), dtype=CONTEXT_DTYPE)
         if len(events):
             order = np.argsort(events["sock"], kind="stable")
@@ -80,9 +82,11 @@ class SocketTable:
         return context
 
     def _fold_sorted(self, events: EventArray) -> ContextArray:
-        lives = Lives(events)
+        lives = Lives(events, careful=self._lossy)
         carried = np.zeros(len(lives.first), dtype=ENTRY_DTYPE)
         carried[lives.continued] = self._entries.get(lives.socks[lives.continued])
+        if self._lossy:
+            carried[of_another_connection(events[lives.first], carried)] = np.zeros(1, dtype=ENTRY_DTYPE)
         context = np.zeros(len(events), dtype=CONTEXT_DTYPE)
         fill_owners(context, events, lives, carried)
         fill_times(context, events, lives, carried)
@@ -99,6 +103,8 @@ class SocketTable:
         entries = np.zeros(len(chosen), dtype=ENTRY_DTYPE)
         entries["state"] = state[chosen]
         entries["entered_ns"] = np.where(last_state[chosen] >= 0, events["ts_ns"][last_state[chosen]], carried["entered_ns"][chosen])
+        entries["sport"] = np.maximum(carried["sport"], np.maximum.reduceat(events["sport"], lives.first))[chosen]
+        entries["dport"] = np.maximum(carried["dport"], np.maximum.reduceat(events["dport"], lives.first))[chosen]
         final = context[lives.last[chosen]]
         entries["owned"] = final["pid_source"] != PidSource.NONE
         for name in OWNER_NAMES:
