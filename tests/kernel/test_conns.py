@@ -225,7 +225,8 @@ client.close(); accepted.recv(1); accepted.close()
 def test_after_a_loss_nothing_is_called_complete_and_no_owner_is_wrong(start, netns):
     tracer = start("conns", "--format", "json", "--ring-size", "4K", "--netns", netns.name)
     done = netns.traffic("pairs", count=499)
-    connections = tracer.stop()
+    tracer.end()
+    connections = tracer.events()
 
     assert tracer.summary()["lost"] > 0
     clients, servers = ends(connections, done["port"])

@@ -68,7 +68,8 @@ def test_an_overflowed_ring_goes_on_once_it_is_read(one_page, netns):
 def test_the_events_command_says_what_is_missing(start, netns):
     tracer = start("events", "--format", "json", "--ring-size", "4K", "--netns", netns.name)
     done = netns.traffic("pairs", count=COUNT)
-    events = tracer.stop()
+    tracer.end()
+    events = tracer.events()
 
     for event in events:
         client, server = (done["client_pid"], "the-client"), (done["server_pid"], "the-server")
