@@ -127,7 +127,7 @@ def test_a_filling_ring_wakes_its_reader_before_the_poll_is_due(netns):
 def test_what_a_softirq_makes_the_kernel_skip_is_rescued_or_counted(start, netns):
     """With one program alone some tens of these are skipped; see bpf/tcptrace.bpf.c, on_set_state_nested."""
     count = 10_007
-    tracer = start("events", "--format", "json", "--netns", netns.name)
+    tracer = start("events", "--format", "json", "--netns", netns.name, "--ring-size", "32M")  # room for all of it
     netns.traffic("pairs", count=count)
     tracer.end()
     changes = Counter((e["old"], e["new"]) for e in tracer.events() if e["kind"] == "state" and e["dport"])

@@ -46,7 +46,7 @@ class CaptureOptions:
         str | None, typer.Option("--netns", metavar="NS", help="Only this network namespace: name, PID, path or inode number.")
     ] = None
     cgroup: Annotated[Path | None, typer.Option("--cgroup", metavar="PATH", help="Only processes in this cgroup (v2) or below it.")] = None
-    ring_size: Annotated[str, typer.Option("--ring-size", metavar="SIZE", help="Size of the ring buffer, a power of two.")] = "4M"
+    ring_size: Annotated[str, typer.Option("--ring-size", metavar="SIZE", help="Size of the ring buffer, a power of two.")] = "8M"
     accept_hook: Annotated[
         str, typer.Option("--accept-hook", metavar="HOOK", help="How accepts are seen: " + ", ".join(ACCEPT_HOOKS) + ".")
     ] = "auto"
