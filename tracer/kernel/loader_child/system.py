@@ -32,7 +32,8 @@ def mount_tracefs_privately():
         return
     steps = (
         lambda: LIBC.unshare(CLONE_NEWNS),
-        lambda: LIBC.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None),
+        # A new mount spreads as the mount below it says. Not "/", which in a chroot is no mount.
+        lambda: LIBC.mount(b"none", b"/sys", None, MS_REC | MS_PRIVATE, None),
         lambda: LIBC.mount(b"tracefs", TRACEFS.encode(), b"tracefs", 0, None),
     )
     for step in steps:
