@@ -30,17 +30,22 @@ def changes(events: list[Event]) -> Counter[tuple[str, str]]:
 
 
 def of_connections(events: list[Event], port: int) -> dict[str, list[Event]]:
-    """Events of each connection to a server's port, by the socket's address; the listener left out."""
+    """
+    State changes and accepts of each connection to a server's port, by the socket's address.
+
+    The listener is left out, and so are resets and retransmits, which mini-sockets send too.
+    """
     sockets: dict[str, list[Event]] = {}
     for event in events:
-        if "LISTEN" in (event["new"], event["old"]) and event["new"] != "SYN_RECV":
+        if event["kind"] not in ("state", "accept") or ("LISTEN" in (event["new"], event["old"]) and event["new"] != "SYN_RECV"):
             continue
         if port in (event["sport"], event["dport"]):
             if (event["old"], event["new"]) in (("CLOSE", "SYN_SENT"), ("LISTEN", "SYN_RECV")):
                 sockets[f"{event['sock']}#{len(sockets)}"] = [event]
             else:
-                newest = [key for key in sockets if key.startswith(event["sock"] + "#")][-1]
-                sockets[newest].append(event)
+                known = [key for key in sockets if key.startswith(event["sock"] + "#")]
+                assert known, f"without a birth before it: {event}"
+                sockets[known[-1]].append(event)
     return sockets
 
 
