@@ -56,6 +56,8 @@ struct event {
 
 #define STATES 16 /* tcp_states.h ends at 13; a power of two bounds an index with one mask */
 
+#define KEYS 32   /* a power of two; one softirq has been seen to leave 20 behind */
+
 /* One block per possible CPU, in an array that user space maps; updated with atomic adds, since a softirq may interrupt. */
 struct counters {
   __u64 transitions[2][STATES][STATES]; /* [0: home network namespace, 1: all others][old][new] */
@@ -68,8 +70,9 @@ struct counters {
   __u64 lost_ring_full;
   __u64 other_protocols; /* state changes of MPTCP, SCTP, ... sockets */
   __u64 nested;          /* events that the second program handled, see on_set_state_nested() */
-  __u64 running;         /* the first program is at work on this CPU */
-  __u64 unguarded;       /* this kernel runs a program inside itself */
+  __u64 handled[KEYS];    /* a stack: keys of events that the first program has handled and the second not seen yet */
+  __u64 handled_at[KEYS]; /* when, in jiffies */
+  __u64 depth;            /* how many there are */
 };
 
 #endif

@@ -132,11 +132,51 @@ static __always_inline void trace_set_state(struct bpf_raw_tracepoint_args *ctx,
 /*
  * A softirq may interrupt this program and change the state of another socket. Since 05b24ff9b2cf ("bpf: Prevent bpf program
  * recursion for raw tracepoint probes", v6.1) the kernel does not run a program inside itself on one CPU: it skips the inner
- * call, and under load that loses one event in some thousands. So the hook has two programs. The first does the work and says
- * while it does; the second does it only then, for the inner events that the first was skipped for. An interrupt in the few
- * instructions between the kernel's guard and our mark still loses an event; the kernel's own count of skipped calls tells.
+ * call, and under load that loses one event in some thousands. So the hook has two programs, which the kernel calls one after the
+ * other. The first does the work and leaves the event's key on this CPU's stack; the second takes the key and has nothing to do,
+ * or finds none and does the work that the first was skipped for.
+ *
+ * An interrupt leaves the stack as it found it, unless it comes within the second program: then the keys of its events stay, since
+ * the second program is skipped for each. They lie above the interrupted event's own key, and go with it; or, where that one was
+ * taken already, they lie until they are older than any event can still be at work.
  */
-#define RUNNING(count) (*(volatile __u64 *)&(count)->running)
+#define KEY(count, i) (*(volatile __u64 *)&(count)->handled[(i) % KEYS])
+#define DEPTH(count) (*(volatile __u64 *)&(count)->depth)
+#define STALE_JIFFIES 100 /* 0.1 to 1 s; a softirq is cut short after 2 ms (kernel/softirq.c, MAX_SOFTIRQ_TIME) */
+
+static __always_inline u64 event_key(const struct bpf_raw_tracepoint_args *ctx)
+{
+  return ctx->args[0] << 8 | ctx->args[1] % STATES << 4 | ctx->args[2] % STATES;
+}
+
+static __always_inline void leave_key(struct counters *count, u64 key)
+{
+  u64 now = bpf_jiffies64(), depth = DEPTH(count);
+
+  if (depth && now - count->handled_at[(depth - 1) % KEYS] > STALE_JIFFIES)
+    depth = 0;
+  if (depth >= KEYS) /* the interrupted event's key is further down */
+    depth = KEYS - 1;
+  KEY(count, depth) = key;
+  count->handled_at[depth % KEYS] = now;
+  DEPTH(count) = depth + 1;
+}
+
+static __always_inline bool take_key(struct counters *count, u64 key)
+{
+  u64 depth = DEPTH(count);
+
+#pragma unroll
+  for (u64 i = 1; i <= KEYS; i++) {
+    if (i > depth)
+      return false;
+    if (KEY(count, depth - i) == key) {
+      DEPTH(count) = depth - i;
+      return true;
+    }
+  }
+  return false;
+}
 
 int on_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -144,14 +184,8 @@ int on_set_state(struct bpf_raw_tracepoint_args *ctx)
 
   if (!count)
     return 0;
-  if (RUNNING(count)) { /* an older kernel, without that guard */
-    count->unguarded = 1;
-    trace_set_state(ctx, count);
-    return 0;
-  }
-  RUNNING(count) = 1;
+  leave_key(count, event_key(ctx));
   trace_set_state(ctx, count);
-  RUNNING(count) = 0;
   return 0;
 }
 
@@ -159,7 +193,7 @@ int on_set_state_nested(struct bpf_raw_tracepoint_args *ctx)
 {
   struct counters *count = this_cpu_counters();
 
-  if (!count || !RUNNING(count) || count->unguarded)
+  if (!count || take_key(count, event_key(ctx)))
     return 0;
   COUNT(count->nested);
   trace_set_state(ctx, count);

@@ -43,7 +43,7 @@ def test_unchanged_programs_are_loaded_and_attached(request_for):
 
 def test_a_program_that_does_not_compile_is_one_error_with_the_compilers_line(request_for):
     with pytest.raises(ProgramError, match=r"not compiled: .*error: ") as error:
-        load(request_for("RUNNING(count) = 1;", "RUNNING(count) = nonsense;"))
+        load(request_for("KEY(count, depth) = key;", "KEY(count, depth) = nonsense;"))
 
     assert "nonsense" in error.value.log
 
@@ -52,8 +52,8 @@ def test_a_program_that_the_verifier_refuses_is_one_error_with_its_log(request_f
     with pytest.raises(ProgramError, match="not accepted") as error:
         load(
             request_for(
-                "struct counters *count = this_cpu_counters();\n\n  if (!count)\n    return 0;\n  if (RUNNING",
-                "struct counters *count = this_cpu_counters();\n\n  if (RUNNING",
+                "struct counters *count = this_cpu_counters();\n\n  if (!count)\n    return 0;\n  leave_key",
+                "struct counters *count = this_cpu_counters();\n\n  leave_key",
             )
         )
 

@@ -16,6 +16,9 @@ import numpy.typing as npt
 from tracer.errors import RingError
 from tracer.events.schema import STATES
 
+#: As in the header.
+KEYS = 32
+
 COUNTERS_DTYPE = np.dtype(
     [
         ("transitions", "<u8", (2, STATES, STATES)),
@@ -28,8 +31,9 @@ COUNTERS_DTYPE = np.dtype(
         ("lost_ring_full", "<u8"),
         ("other_protocols", "<u8"),
         ("nested", "<u8"),
-        ("running", "<u8"),
-        ("unguarded", "<u8"),
+        ("handled", "<u8", (KEYS,)),
+        ("handled_at", "<u8", (KEYS,)),
+        ("depth", "<u8"),
     ]
 )
 
@@ -45,7 +49,7 @@ class CounterTotals:
         records: written to the ring.
         filtered: counted above but not wanted by the capture's filter.
         lost: by reason. "ring_full": no room. "reentered": the kernel skipped a program because it was running already on that CPU,
-            and the program for that case could not help; these are missing from the transitions too.
+            and it has no second program; these are missing from the transitions too.
         rescued: events that the kernel skipped a program for, and the second program handled.
         other_protocols: state changes of sockets that are not TCP.
     """
