@@ -15,10 +15,11 @@ from tracer.events.schema import EVENT_DTYPE, Flag, Kind, State
 from tracer.state.snapshot import SelfUse, Snapshot
 from tracer.state.sockets import SocketTable
 from tracer.views.columns import EVENT_NAMES, Rows
-from tracer.views.connections import CONNECTION_NAMES, size_text
+from tracer.views.connection_table import size_text
+from tracer.views.connections import CONNECTION_NAMES
 from tracer.views.console import ASCII_BLOCKS, bars, duration, render
 from tracer.views.table import EventTable
-from tracer.views.writers import CsvWriter, JsonWriter, TableWriter
+from tracer.views.writers import LineWriter, TableWriter
 
 LONG = b"\x20\x01\x0d\xb8\x11\x11\x22\x22\x33\x33\x44\x44\x55\x55\x66\x66"
 
@@ -44,8 +45,8 @@ def rows(batch):
 
 
 def test_the_event_object_has_the_promised_keys_and_says_null_for_what_is_not_known(rows, batch):
-    out = io.StringIO()
-    writer = JsonWriter(out)
+    out = io.BytesIO()
+    writer = LineWriter(out, "json")
     writer.write(rows)
     writer.lost(batch)
     owned, unowned, lost = map(json.loads, out.getvalue().splitlines())
@@ -88,12 +89,12 @@ def test_the_connection_object_has_the_promised_keys():
 
 
 def test_csv_has_a_heading_and_reads_back(rows, batch):
-    out = io.StringIO()
-    writer = CsvWriter(out)
+    out = io.BytesIO()
+    writer = LineWriter(out, "csv")
     writer.begin()
     writer.write(rows)
     writer.lost(batch)
-    heading, owned, unowned, lost = csv.reader(io.StringIO(out.getvalue()))
+    heading, owned, unowned, lost = csv.reader(io.StringIO(out.getvalue().decode()))
 
     assert list(EVENT_NAMES) == heading
     assert ("4711", "", "7") == (owned[heading.index("pid")], unowned[heading.index("pid")], lost[heading.index("lost")])
@@ -127,10 +128,10 @@ def test_what_is_least_needed_goes_first():
 
 
 def test_a_loss_stands_in_the_table(batch):
-    out = io.StringIO()
+    out = io.BytesIO()
     TableWriter(out, EventTable()).lost(batch)
 
-    assert "-- lost 7 events (ring_full 7): what follows is incomplete\n" == out.getvalue()
+    assert b"-- lost 7 events (ring_full 7): what follows is incomplete\n" == out.getvalue()
 
 
 def test_addresses_have_their_usual_short_form():

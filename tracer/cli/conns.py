@@ -21,9 +21,11 @@ from tracer.reconcile.cgroups import CgroupPaths
 from tracer.state.connections import ENDED_DTYPE, ConnectionArray, ConnectionTable
 from tracer.state.outcomes import Outcome
 from tracer.state.select import OwnerFilter
-from tracer.views.connections import CONNECTION_NAMES, OUTCOMES, TABLE_COLUMNS, ConnectionRows, connection_values
+from tracer.views.connection_table import TABLE_COLUMNS
+from tracer.views.connections import CONNECTION_NAMES, OUTCOMES, ConnectionRows, connection_columns
+from tracer.views.lines import FORMATS, Lines
 from tracer.views.table import WIDE, Table, TableColumn
-from tracer.views.writers import CsvLines, JsonLines, loss_line
+from tracer.views.writers import loss_line
 
 #: --sort: name -> what the largest comes first of.
 SORTS: dict[str, Callable[[ConnectionArray], npt.NDArray[np.integer]]] = {
@@ -125,9 +127,9 @@ class Output:
 
     def __init__(self, format_name: Format, wide: bool, names: HostNames | None) -> None:
         self._cgroups = CgroupPaths()
-        self._host = names or str
-        lines: dict[str, type[JsonLines | CsvLines]] = {"json": JsonLines, "csv": CsvLines}
-        self._lines = lines[format_name](sys.stdout, CONNECTION_NAMES) if format_name in lines else None
+        self._host = names
+        self._stream = sys.stdout.buffer
+        self._lines = Lines(self._stream, FORMATS[format_name](CONNECTION_NAMES)) if format_name in FORMATS else None
         self._table = Table(TABLE_COLUMNS if not wide else widened(TABLE_COLUMNS), WIDE + 40 if wide else table_width())
         self._begun = False
 
@@ -136,16 +138,16 @@ class Output:
         rows = ConnectionRows(connections, wall_offset_ns, self._cgroups, self._host)
         self._begin()
         if self._lines is not None:
-            self._lines.columns(connection_values(rows))
+            self._lines.columns(connection_columns(rows))
         else:
-            sys.stdout.writelines(self._table.lines(rows))
-        sys.stdout.flush()
+            self._stream.write("".join(self._table.lines(rows)).encode(errors="replace"))
+        self._stream.flush()
 
     def lost(self, batch: EventBatch) -> None:
         """A loss, in a table only: in JSON and CSV each connection says whether it is complete."""
         if self._lines is None:
             self._begin()
-            sys.stdout.write(loss_line(batch))
+            self._stream.write(loss_line(batch).encode())
 
     def _begin(self) -> None:
         if not self._begun:
@@ -153,7 +155,7 @@ class Output:
             if self._lines is not None:
                 self._lines.begin()
             else:
-                sys.stdout.write(self._table.heading() + "\n")
+                self._stream.write(f"{self._table.heading()}\n".encode())
 
 
 def widened(columns: Sequence[TableColumn]) -> list[TableColumn]:

@@ -31,7 +31,7 @@ def events(
     Example: sudo tcptrace events -P 443 --format json --duration 10
     """
     pending = begin_capture(options)
-    writer = make_writer(format, sys.stdout, EventTable(WIDE if wide else table_width(), time))
+    writer = make_writer(format, sys.stdout.buffer, EventTable(WIDE if wide else table_width(), time))
     with running(pending, options) as run:
         write_events(run, writer, SocketTable())
 
@@ -45,7 +45,7 @@ def write_events(run: Run, writer: EventWriter, table: SocketTable) -> None:
     """Writes every event that the options want, flushing whenever the ring has been emptied."""
     owners = owner_filter(run.options)
     writer.begin()
-    sys.stdout.flush()
+    sys.stdout.buffer.flush()
     for batch in run.batches(POLL_S):
         if batch.lost:
             writer.lost(batch)
@@ -54,4 +54,4 @@ def write_events(run: Run, writer: EventWriter, table: SocketTable) -> None:
             rows = rows.only(owners.keep(rows.context))
         allowed = run.room(len(rows))
         writer.write(rows.only(slice(allowed)))
-        sys.stdout.flush()
+        sys.stdout.buffer.flush()

@@ -1,27 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The fields of an event as people and programs see them: one list drives the table, JSON and CSV.
-
-A column turns a whole batch into a list of plain values at once; nothing here runs once for each event in Python but what makes
-text.
-"""
+"""The fields of an event as people and programs see them: one list drives the table, JSON and CSV."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from tracer.events.addresses import address_text
 from tracer.events.batch import EventBatch
 from tracer.events.schema import KIND_NAMES, STATE_NAMES, EventArray, Kind, error_name
 from tracer.state.sockets import ContextArray, PidSource
+from tracer.views.cells import (
+    Column,
+    Words,
+    addresses,
+    choices,
+    distinct,
+    integers,
+    kernel_addresses,
+    task_names,
+    wall_times,
+)
 
 PID_SOURCES: tuple[str | None, ...] = tuple(None if s is PidSource.NONE else s.name.lower() for s in PidSource)
-
-Values: TypeAlias = list[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,102 +46,84 @@ class Rows:
         return Rows(self.events[keep], self.context[keep], self.wall_offset_ns)
 
 
+RowsT = TypeVar("RowsT")
+
+
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A field: its name as JSON key and CSV heading, what it means, and how to get its values."""
+class Field(Generic[RowsT]):
+    """A field: its name as JSON key and CSV heading, what it means, and its column for some rows."""
 
     name: str
     meaning: str
-    values: Callable[[Rows], Values]
+    column: Callable[[RowsT], Column]
 
 
-@lru_cache(maxsize=4096)
-def comm_text(comm: bytes) -> str:
-    """A task's name as text; bytes that are not UTF-8 stay visible as escapes."""
-    return comm.decode(errors="backslashreplace")
+def error_names(errors: npt.NDArray[np.uint16]) -> Words:
+    """Symbols of errnos, shape (n,)."""
+    numbers, index = distinct(errors)
+    return choices([error_name(number) for number in numbers.tolist()], index)
 
 
-def rfc3339_of(ts_ns: npt.NDArray[np.uint64], wall_offset_ns: int) -> Values:
-    """Monotonic times of shape (n,) as wall time, UTC."""
-    wall = (ts_ns.astype(np.int64) + wall_offset_ns).view("datetime64[ns]")
-    return [text + "Z" for text in np.datetime_as_string(wall, unit="ns").tolist()]
+def _kinds(rows: Rows) -> Words:
+    return choices([KIND_NAMES.get(kind) for kind in range(max(KIND_NAMES) + 1)], rows.events["kind"])
 
 
-def addresses_of(column: npt.NDArray[np.void]) -> Values:
-    # A void scalar's tolist() gives bytes of a field, tobytes() of the whole is the quickest way to all of them.
-    raw = np.ascontiguousarray(column).tobytes()
-    return [address_text(raw[i : i + 16]) for i in range(0, len(raw), 16)]
+def _states(name: str) -> Callable[[Rows], Column]:
+    return lambda rows: choices(STATE_NAMES, rows.events[name]).where(rows.events["kind"] == Kind.STATE)
 
 
-def _states(name: str) -> Callable[[Rows], Values]:
-    names: list[str | None] = [*STATE_NAMES]
-
-    def values(rows: Rows) -> Values:
-        states = rows.events[name].tolist()
-        if (rows.events["kind"] == Kind.STATE).all():
-            return [names[s] for s in states]
-        return [names[s] if s else None for s in states]
-
-    return values
+def _integers(name: str) -> Callable[[Rows], Column]:
+    return lambda rows: integers(rows.events[name])
 
 
-def _field(name: str) -> Callable[[Rows], Values]:
-    return lambda rows: rows.events[name].tolist()
+def is_owned(rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Which rows of an array with a field pid_source have an owner."""
+    owned: npt.NDArray[np.bool_] = rows["pid_source"] != PidSource.NONE
+    return owned
 
 
-def _owner(name: str) -> Callable[[Rows], Values]:
-    def values(rows: Rows) -> Values:
-        known = (rows.context["pid_source"] != PidSource.NONE).tolist()
-        return [value if k else None for value, k in zip(rows.context[name].tolist(), known, strict=True)]
-
-    return values
+def _owner(name: str) -> Callable[[Rows], Column]:
+    return lambda rows: integers(rows.context[name]).where(is_owned(rows.context))
 
 
-def _comms(rows: Rows) -> Values:
-    return [None if comm is None else comm_text(comm) for comm in _owner("comm")(rows)]
+def _pid_sources(rows: Rows) -> Words:
+    return choices(PID_SOURCES, rows.context["pid_source"])
 
 
-def _in_state_us(rows: Rows) -> Values:
-    return [ns // 1000 if ns >= 0 else None for ns in rows.context["in_state_ns"].tolist()]
+def _in_state_us(rows: Rows) -> Column:
+    elapsed = rows.context["in_state_ns"]
+    return integers(np.maximum(elapsed, 0) // 1000).where(elapsed >= 0)
 
 
-EVENT_COLUMNS: Sequence[Column] = (
-    Column("time", "wall time, UTC", lambda r: rfc3339_of(r.events["ts_ns"], r.wall_offset_ns)),
-    Column("ts_ns", "kernel's monotonic clock, ns", _field("ts_ns")),
-    Column(
-        "kind",
-        "state, accept, retransmit, reset_sent, reset_received or lost",
-        lambda r: [KIND_NAMES[k] for k in r.events["kind"].tolist()],
-    ),
-    Column("old", "TCP state before", _states("old_state")),
-    Column("new", "TCP state after", _states("new_state")),
-    Column("family", "4 or 6; v4-mapped counts as 4", _field("family")),
-    Column("saddr", "local address", lambda r: addresses_of(r.events["saddr"])),
-    Column("sport", "local port; 0 while none is chosen", _field("sport")),
-    Column("daddr", "remote address", lambda r: addresses_of(r.events["daddr"])),
-    Column("dport", "remote port", _field("dport")),
-    Column("pid", "process id of the owner, where known", _owner("tgid")),
-    Column("comm", "name of the owner's task", _comms),
-    Column("uid", "user id of the owner", _owner("uid")),
-    Column(
-        "pid_source",
-        "how the owner is known: context, accept, cached or fd_scan",
-        lambda r: [PID_SOURCES[s] for s in r.context["pid_source"].tolist()],
-    ),
-    Column("netns", "network namespace, inode number", _field("netns")),
-    Column("cgroup", "cgroup v2 id of the owner", _owner("cgroup")),
-    Column("sock", "kernel address of the socket", lambda r: [f"{s:#x}" for s in r.events["sock"].tolist()]),
-    Column("in_state_us", "time spent in the old state, us", _in_state_us),
-    Column("error", "the socket's error", lambda r: [error_name(e) for e in r.events["error"].tolist()]),
-    Column("lost", "kind lost: how many events are missing here", lambda r: [None] * len(r)),
+EVENT_FIELDS: Sequence[Field[Rows]] = (
+    Field("time", "wall time, UTC", lambda r: wall_times(r.events["ts_ns"], r.wall_offset_ns)),
+    Field("ts_ns", "kernel's monotonic clock, ns", _integers("ts_ns")),
+    Field("kind", "state, accept, retransmit, reset_sent, reset_received or lost", _kinds),
+    Field("old", "TCP state before", _states("old_state")),
+    Field("new", "TCP state after", _states("new_state")),
+    Field("family", "4 or 6; v4-mapped counts as 4", _integers("family")),
+    Field("saddr", "local address", lambda r: addresses(r.events["saddr"])),
+    Field("sport", "local port; 0 while none is chosen", _integers("sport")),
+    Field("daddr", "remote address", lambda r: addresses(r.events["daddr"])),
+    Field("dport", "remote port", _integers("dport")),
+    Field("pid", "process id of the owner, where known", _owner("tgid")),
+    Field("comm", "name of the owner's task", lambda r: task_names(r.context["comm"]).where(is_owned(r.context))),
+    Field("uid", "user id of the owner", _owner("uid")),
+    Field("pid_source", "how the owner is known: context, accept, cached or fd_scan", _pid_sources),
+    Field("netns", "network namespace, inode number", _integers("netns")),
+    Field("cgroup", "cgroup v2 id of the owner", _owner("cgroup")),
+    Field("sock", "kernel address of the socket", lambda r: kernel_addresses(r.events["sock"])),
+    Field("in_state_us", "time spent in the old state, us", _in_state_us),
+    Field("error", "the socket's error", lambda r: error_names(r.events["error"])),
+    Field("lost", "kind lost: how many events are missing here", lambda r: Words((), np.full(len(r), -1))),
 )
 
-EVENT_NAMES: tuple[str, ...] = tuple(column.name for column in EVENT_COLUMNS)
+EVENT_NAMES: tuple[str, ...] = tuple(field.name for field in EVENT_FIELDS)
 
 
-def event_values(rows: Rows) -> list[Values]:
-    """All columns of *rows*, in the order of EVENT_COLUMNS."""
-    return [column.values(rows) for column in EVENT_COLUMNS]
+def event_columns(rows: Rows) -> list[Column]:
+    """All columns of *rows*, in the order of EVENT_FIELDS."""
+    return [field.column(rows) for field in EVENT_FIELDS]
 
 
 def loss_values(batch: EventBatch) -> dict[str, Any]:

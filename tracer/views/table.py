@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tracer.events.addresses import endpoint_text, short_endpoint_text
+from tracer.events.addresses import short_endpoint_text
 from tracer.events.schema import KIND_NAMES, STATE_NAMES, Kind, error_name
-from tracer.views.columns import EVENT_COLUMNS, Rows
+from tracer.views.cells import Column, addresses
+from tracer.views.columns import EVENT_FIELDS, Rows
 
 DEFAULT_WIDTH = 80
 WIDE = 200
@@ -25,7 +26,7 @@ WIDE = 200
 #: "ESTABLISHED" alone is what makes two states too long for 80 columns; ss has the same short form.
 SHORT_STATES = tuple("ESTAB" if name == "ESTABLISHED" else name for name in STATE_NAMES)
 
-VALUES = {column.name: column.values for column in EVENT_COLUMNS}
+COLUMNS_BY_NAME = {field.name: field.column for field in EVENT_FIELDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +61,23 @@ def clock_texts(ts_ns: npt.NDArray[np.uint64], wall_offset_ns: int) -> list[str]
     return [f"{_clock_text(ms // 1000)}.{ms % 1000:03d}" for ms in milliseconds.tolist()]
 
 
-def _pids(rows: Rows, _: int) -> list[str]:
-    return ["-" if pid is None else str(pid) for pid in VALUES["pid"](rows)]
+def plain_texts(column: Column, width: int) -> list[str]:
+    """A column's values, absent ones as a dash, harmless and cut to the width."""
+    return ["-" if text is None else printable(text)[:width] for text in column.texts()]
 
 
-def _comms(rows: Rows, width: int) -> list[str]:
-    return ["-" if comm is None else printable(comm)[:width] for comm in VALUES["comm"](rows)]
+def _plain(name: str) -> Callable[[Rows, int], list[str]]:
+    return lambda rows, width: plain_texts(COLUMNS_BY_NAME[name](rows), width)
+
+
+def endpoint_texts(column: npt.NDArray[np.void], ports: npt.NDArray[np.uint16], width: int) -> list[str]:
+    """Addresses with their ports, both of shape (n,), each in at most *width* columns."""
+    ends = zip(addresses(column).texts(), ports.tolist(), strict=True)
+    return [short_endpoint_text(address or "", port, width) for address, port in ends]
 
 
 def _endpoints(address: str, port: str) -> Callable[[Rows, int], list[str]]:
-    def cells(rows: Rows, width: int) -> list[str]:
-        ends = zip(VALUES[address](rows), VALUES[port](rows), strict=True)
-        if width >= 47:  # the longest: [8 groups]:65535
-            return [endpoint_text(a, p) for a, p in ends]
-        return [short_endpoint_text(a, p, width) for a, p in ends]
-
-    return cells
+    return lambda rows, width: endpoint_texts(rows.events[address], rows.events[port], width)
 
 
 def _changes(rows: Rows, width: int) -> list[str]:
@@ -98,8 +100,8 @@ TIME = TableColumn("TIME", 12, 4, lambda rows, _: clock_texts(rows.events["ts_ns
 #: In the order of display.
 COLUMNS: Sequence[TableColumn] = (
     TIME,
-    TableColumn("PID", 7, 2, _pids, right=True),
-    TableColumn("COMM", 8, 3, _comms, full_width=16),
+    TableColumn("PID", 7, 2, _plain("pid"), right=True),
+    TableColumn("COMM", 8, 3, _plain("comm"), full_width=16),
     TableColumn("LOCAL", 21, 1, _endpoints("saddr", "sport"), full_width=47),
     TableColumn("REMOTE", 21, 0, _endpoints("daddr", "dport"), full_width=47),
     TableColumn("OLD>NEW", 19, 0, _changes, full_width=24),
