@@ -6,14 +6,16 @@ A fold over batches. A connection that is born and ends within one batch costs n
 of a batch touch the table.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from tracer.events.batch import EventBatch
-from tracer.events.schema import EventArray, Flag, Kind, State
-from tracer.state.lives import Indices, Lives, Mask, births, of_another_connection
+from tracer.events.records import prefix, put, take
+from tracer.events.schema import STATES, EventArray, Flag, Kind, State
+from tracer.state.lives import Indices, Lives, of_another_connection
 from tracer.state.outcomes import Direction, Mark, outcomes
 from tracer.state.rows import RowStore
 from tracer.state.sockets import PidSource
@@ -61,8 +63,16 @@ ENDED_DTYPE = np.dtype(
     ]
 )
 
-OPEN_NAMES = OPEN_DTYPE.names or ()
 OWNER_NAMES = ("tgid", "uid", "cgroup", "comm")
+
+#: Looking a name of an enumeration up takes longer than comparing a column with it.
+ESTABLISHED, LISTEN = int(State.ESTABLISHED), int(State.LISTEN)
+ACCEPT = int(Kind.ACCEPT)
+HAS_OWNER, OWNER_BY_SCAN = int(Flag.HAS_OWNER), int(Flag.OWNER_BY_SCAN)
+
+#: Direction by the state that a life begins with.
+DIRECTION_OF_BIRTH = np.zeros(STATES, dtype=np.uint8)
+DIRECTION_OF_BIRTH[State.SYN_SENT], DIRECTION_OF_BIRTH[State.SYN_RECV] = Direction.ACTIVE, Direction.PASSIVE
 
 ConnectionArray = npt.NDArray[np.void]
 
@@ -124,39 +134,36 @@ class ConnectionTable:
             self._sweep(batch.now_ns)
         if not len(batch):
             return np.zeros(0, dtype=ENDED_DTYPE)
-        events = batch.events[np.argsort(batch.events["sock"], kind="stable")]
+        events = take(batch.events, np.argsort(batch.events["sock"], kind="stable"))
         lives = Lives(events, careful=self._lossy)
         return self._settle(events, lives, self._summarize(events, lives, bool(batch.lost)))
 
     def _summarize(self, events: EventArray, lives: Lives, lossy: bool) -> ConnectionArray:
-        """What is known of each life by the end of the batch: shape (lives,), OPEN_DTYPE."""
-        summary = np.zeros(len(lives.first), dtype=OPEN_DTYPE)
-        summary[lives.continued] = self._carried(events, lives)
+        """What is known of each life by the end of the batch: shape (lives,), ENDED_DTYPE without the fields of the end."""
+        summary = np.zeros(len(lives.first), dtype=ENDED_DTYPE)
+        carried = np.flatnonzero(lives.continued)
+        put(prefix(summary, OPEN_DTYPE), carried, self._carried(events, lives, carried))
         clues = find_clues(events, lives)
-        born = births(events)[lives.first]
-        first = events[lives.first]
-        set_where(summary["opened_ns"], born, first["ts_ns"])
-        active = born & (first["new_state"] == State.SYN_SENT)
-        passive = (born & (first["new_state"] == State.SYN_RECV)) | (clues.accepted >= 0)
-        set_where(summary["direction"], passive, np.uint8(Direction.PASSIVE))
-        set_where(summary["direction"], active, np.uint8(Direction.ACTIVE))
+        born = np.flatnonzero(lives.born)
+        first = lives.first[born]
+        summary["opened_ns"][born] = events["ts_ns"][first]
+        summary["direction"][born] = DIRECTION_OF_BIRTH[events["new_state"][first]]
+        summary["direction"][clues.accepted >= 0] = Direction.PASSIVE
         set_from(summary, "established_ns", events, "ts_ns", clues.established)
         set_from(summary, "accepted_ns", events, "ts_ns", clues.accepted)
         set_from(summary, "state", events, "new_state", clues.state)
-        for name in ("saddr", "daddr", "sport", "dport", "netns", "family"):
-            set_from(summary, name, events, name, clues.placed)
+        set_all_from(summary, ("saddr", "daddr", "sport", "dport", "netns", "family"), events, clues.placed)
         self._set_owner(summary, events, clues)
         summary["seen_ns"] = events["ts_ns"][lives.last]
-        summary["marks"] |= marks(events, lives)
-        summary["retransmits"] += lives.count(events["kind"] == Kind.RETRANSMIT).astype(np.uint16)
+        count_segments(summary, events, lives)
         summary["incomplete"] |= ((summary["opened_ns"] == 0) | lossy).astype(np.uint8)
         return summary
 
-    def _carried(self, events: EventArray, lives: Lives) -> ConnectionArray:
-        """What is remembered of the lives that go on; nothing, where a loss lets another connection have the same socket."""
-        carried = self._open.get(lives.socks[lives.continued])
+    def _carried(self, events: EventArray, lives: Lives, chosen: Indices) -> ConnectionArray:
+        """What is remembered of the chosen lives; nothing, where a loss lets another connection have the same socket."""
+        carried = self._open.get(lives.socks[chosen])
         if self._lossy:
-            other = of_another_connection(events[lives.first[lives.continued]], carried)
+            other = of_another_connection(take(events, lives.first[chosen]), carried)
             carried[other] = np.zeros(1, dtype=OPEN_DTYPE)
         return carried
 
@@ -166,40 +173,38 @@ class ConnectionTable:
         unknown = summary["pid_source"] == PidSource.NONE
         accepted = clues.accepted >= 0
         chosen = np.where(accepted, clues.accepted, np.where(unknown, clues.stated, -1))
-        for name in OWNER_NAMES:
-            set_from(summary, name, events, name, chosen)
-        scanned = (events["flags"][chosen] & Flag.OWNER_BY_SCAN) != 0
+        set_all_from(summary, OWNER_NAMES, events, chosen)
+        scanned = (events["flags"][chosen] & OWNER_BY_SCAN) != 0
         source = np.where(accepted, PidSource.ACCEPT, np.where(scanned, PidSource.FD_SCAN, PidSource.CONTEXT))
-        set_where(summary["pid_source"], chosen >= 0, source.astype(np.uint8))
+        np.copyto(summary["pid_source"], source.astype(np.uint8), where=chosen >= 0)
 
     def _settle(self, events: EventArray, lives: Lives, summary: ConnectionArray) -> ConnectionArray:
         """Keeps the lives that go on, forgets the others, and returns the connections among those that ended."""
         ended = lives.dies[lives.last]
-        listens = (summary["state"] == State.LISTEN) | (ended & (events["old_state"][lives.last] == State.LISTEN))
+        listens = (summary["state"] == LISTEN) | (ended & (events["old_state"][lives.last] == LISTEN))
         alive = lives.is_last & ~ended & ~listens & (summary["state"] != 0)
         self._open.drop(lives.socks[lives.is_last & ~alive])
-        self._open.put(lives.socks[alive], summary[alive])
+        kept = np.flatnonzero(alive)
+        self._open.put(lives.socks[kept], take(prefix(summary, OPEN_DTYPE), kept))
         chosen = np.flatnonzero(ended & ~listens)
-        return self._finish(events[lives.last[chosen]], lives.socks[chosen], summary[chosen])
+        chosen = chosen[np.argsort(events["ts_ns"][lives.last[chosen]], kind="stable")]
+        return self._finish(take(events, lives.last[chosen]), lives.socks[chosen], take(summary, chosen))
 
-    def _finish(self, last: EventArray, socks: npt.NDArray[np.uint64], summary: ConnectionArray) -> ConnectionArray:
-        """Ended connections from their last events; both of shape (m,)."""
-        connections = np.zeros(len(last), dtype=ENDED_DTYPE)
-        for name in OPEN_NAMES:
-            connections[name] = summary[name]
+    def _finish(self, last: EventArray, socks: npt.NDArray[np.uint64], connections: ConnectionArray) -> ConnectionArray:
+        """Ended connections, from what is known of them and their last events; all of shape (m,)."""
         connections["sock"] = socks
         connections["closed_ns"] = last["ts_ns"]
         for name in ("bytes_received", "segs_retrans", "srtt_us", "error"):
             connections[name] = last[name]
         # The SYN of an active open is among the acknowledged bytes.
-        syn = (summary["direction"] == Direction.ACTIVE) & (last["bytes_sent"] > 0)
+        syn = (connections["direction"] == Direction.ACTIVE) & (last["bytes_sent"] > 0)
         connections["bytes_sent"] = last["bytes_sent"] - syn
-        connections["outcome"] = outcomes(last, summary, self._sees_accepts)
-        return connections[np.argsort(connections["closed_ns"], kind="stable")]
+        connections["outcome"] = outcomes(last, connections, self._sees_accepts)
+        return connections
 
     def open_connections(self) -> ConnectionArray:
         """The connections that are open now: shape (len(self),), OPEN_DTYPE, a copy."""
-        return self._open.records[self._open.rows()]
+        return take(self._open.records, self._open.rows())
 
     def _lose(self) -> None:
         self._lossy = True
@@ -219,35 +224,35 @@ class ConnectionTable:
 
 def find_clues(events: EventArray, lives: Lives) -> Clues:
     """Where in each life the things stand that a connection is described by."""
-    is_state = events["kind"] == Kind.STATE
+    born = np.where(lives.born, lives.first, -1)
     return Clues(
-        established=lives.first_of(is_state & (events["new_state"] == State.ESTABLISHED)),
-        accepted=lives.last_of(events["kind"] == Kind.ACCEPT),
-        stated=lives.first_of((events["flags"] & Flag.HAS_OWNER) != 0),
+        established=lives.first_of(events["new_state"] == ESTABLISHED),
+        accepted=lives.last_of(events["kind"] == ACCEPT),
+        stated=lives.first_of((events["flags"] & HAS_OWNER) != 0),
         # Before Linux 6.15 the birth of a passive connection has no remote end yet; SYN_SENT has no local port.
-        placed=np.maximum(lives.last_of((events["sport"] != 0) & (events["dport"] != 0)), lives.last_of(births(events))),
-        state=lives.last_of(is_state),
+        placed=np.maximum(lives.last_of((events["sport"] != 0) & (events["dport"] != 0)), born),
+        state=lives.last_of(events["new_state"] != 0),
     )
 
 
-def marks(events: EventArray, lives: Lives) -> npt.NDArray[np.uint8]:
-    """Which Mark of each life the batch shows: shape (lives,)."""
-    shown = np.zeros(len(lives.first), dtype=np.uint8)
-    for mark, seen in (
-        (Mark.RESET_SENT, events["kind"] == Kind.RESET_SENT),
-        (Mark.RESET_RECEIVED, events["kind"] == Kind.RESET_RECEIVED),
-    ):
-        if seen.any():
-            shown |= np.where(lives.last_of(seen) >= 0, np.uint8(mark), np.uint8(0))
-    return shown
-
-
-def set_where(target: npt.NDArray[np.generic], where: Mask, values: object) -> None:
-    """Sets the elements chosen by a mask, as numpy.copyto does, on a field of a structured array."""
-    np.copyto(target, values, where=where)  # type: ignore[arg-type]  # any array of a fitting type
+def count_segments(summary: ConnectionArray, events: EventArray, lives: Lives) -> None:
+    """Adds the retransmits and resets of each life; in most batches there is none."""
+    kinds = events["kind"]
+    if (kinds > ACCEPT).any():
+        summary["retransmits"] += lives.count(kinds == Kind.RETRANSMIT).astype(np.uint16)
+        for mark, kind in ((Mark.RESET_SENT, Kind.RESET_SENT), (Mark.RESET_RECEIVED, Kind.RESET_RECEIVED)):
+            summary["marks"] |= np.where(lives.last_of(kinds == kind) >= 0, np.uint8(mark), np.uint8(0))
 
 
 def set_from(target: ConnectionArray, name: str, events: EventArray, column: str, index: Indices) -> None:
     """Sets a field from the event at each index that is not -1; both of shape (lives,)."""
     known = index >= 0
     target[name][known] = events[column][index[known]]
+
+
+def set_all_from(target: ConnectionArray, names: Sequence[str], events: EventArray, index: Indices) -> None:
+    """The same for fields that have the same name in both."""
+    known = np.flatnonzero(index >= 0)
+    source = index[known]
+    for name in names:
+        target[name][known] = events[name][source]

@@ -11,10 +11,24 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tracer.events.schema import EventArray, Kind, State
+from tracer.events.schema import STATES, EventArray, State
 
 Indices: TypeAlias = npt.NDArray[np.intp]
 Mask: TypeAlias = npt.NDArray[np.bool_]
+
+#: Looking a name of an enumeration up takes longer than comparing a column with it.
+CLOSE = int(State.CLOSE)
+
+
+def _birth_table() -> Mask:
+    births = np.zeros(STATES * STATES, dtype=np.bool_)
+    for old, new in ((State.CLOSE, State.SYN_SENT), (State.CLOSE, State.LISTEN), (State.LISTEN, State.SYN_RECV)):
+        births[old * STATES + new] = True
+    return births
+
+
+#: Whether a transition begins an incarnation, by old * STATES + new.
+BIRTHS = _birth_table()
 
 
 class Lives:
@@ -24,32 +38,34 @@ class Lives:
     Attributes:
         first, last: index of the first and last event of each life, shape (lives,).
         socks: kernel address of each life's socket.
+        born: the life begins with its birth.
         continued: the life may have begun before the batch.
         is_last: no later life of the same socket is in the batch.
         of: shape (n,), the life of each event.
         dies: shape (n,), the event is the transition to CLOSE.
 
     Args:
-        events: shape (n,), EVENT_DTYPE, sorted by socket, n > 0.
+        events: shape (n,), EVENT_DTYPE, sorted by socket, n > 0; both states are 0 where it is no state event.
         careful: ends and births may be missing, so another local or remote port begins a life too.
     """
 
     def __init__(self, events: EventArray, careful: bool = False) -> None:
-        socks = events["sock"]
-        is_state = events["kind"] == Kind.STATE
-        dies = is_state & (events["new_state"] == State.CLOSE)
+        socks = events["sock"].copy()
+        dies = events["new_state"] == CLOSE
+        born = births(events)
         another = np.ones(len(events), dtype=np.bool_)
         another[1:] = socks[1:] != socks[:-1]
-        begins = another | births(events)
+        begins = another | born
         begins[1:] |= dies[:-1]
         if careful:
             begins[1:] |= changes_ports(events)
-        self._is_state = is_state
+        self._is_state: Mask = events["new_state"] != 0
         self.dies: Mask = dies
         self.first: Indices = np.flatnonzero(begins)
         self.last: Indices = np.append(self.first[1:], len(events)) - 1
         self.socks = socks[self.first]
-        self.continued: Mask = another[self.first] & ~births(events)[self.first]
+        self.born: Mask = born[self.first]
+        self.continued: Mask = another[self.first] & ~self.born
         self.is_last: Mask = np.append(self.socks[1:] != self.socks[:-1], True)
         self.of: Indices = np.cumsum(begins) - 1
 
@@ -67,19 +83,21 @@ class Lives:
 
     def first_of(self, marked: Mask) -> Indices:
         """For each life the first marked event, or -1: shape (lives,)."""
-        none = len(marked)
-        index = np.minimum.reduceat(np.where(marked, np.arange(none), none), self.first)
-        return np.where(index < none, index, -1)
+        return self._place(np.flatnonzero(marked)[::-1])
 
     def last_of(self, marked: Mask) -> Indices:
         """For each life the last marked event, or -1: shape (lives,)."""
-        index: Indices = np.maximum.reduceat(np.where(marked, np.arange(len(marked)), -1), self.first)
-        return index
+        return self._place(np.flatnonzero(marked))
+
+    def _place(self, events: Indices) -> Indices:
+        """For each life the last named of its events."""
+        placed = np.full(len(self.first), -1)
+        placed[self.of[events]] = events
+        return placed
 
     def count(self, marked: Mask) -> Indices:
         """How many events of each life are marked: shape (lives,)."""
-        counts: Indices = np.add.reduceat(marked.astype(np.intp), self.first)
-        return counts
+        return np.bincount(self.of[marked], minlength=len(self.first))
 
     def last_state_event(self) -> Indices:
         """For each life its last state event, or -1: shape (lives,)."""
@@ -111,8 +129,5 @@ def changes_ports(events: EventArray) -> Mask:
 
 def births(events: EventArray) -> Mask:
     """Which events begin an incarnation: shape (n,)."""
-    old, new = events["old_state"], events["new_state"]
-    opened = (old == State.CLOSE) & ((new == State.SYN_SENT) | (new == State.LISTEN))
-    cloned = (old == State.LISTEN) & (new == State.SYN_RECV)
-    born: Mask = (events["kind"] == Kind.STATE) & (opened | cloned)
+    born: Mask = BIRTHS[events["old_state"] * np.uint8(STATES) | events["new_state"]]
     return born

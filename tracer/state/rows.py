@@ -4,7 +4,7 @@
 import numpy as np
 import numpy.typing as npt
 
-Records = npt.NDArray[np.void]
+from tracer.events.records import Records, put, take
 
 #: Finding the oldest means looking at all; so that it is seldom, some more go at once.
 FORGET_SHARE = 0.01
@@ -40,7 +40,7 @@ class RowStore:
     def get(self, socks: npt.NDArray[np.uint64]) -> Records:
         """The record of each socket, all zero where there is none: shape of *socks*, a copy."""
         rows = self._find(socks)
-        found = self.records[rows]
+        found = take(self.records, rows)
         found[rows < 0] = np.zeros(1, dtype=self.records.dtype)
         return found
 
@@ -51,7 +51,7 @@ class RowStore:
             rows[i] = self._rows[int(socks[i])] = self._free.pop() if self._free else len(self._rows)
         if len(rows):
             self._grow(int(rows.max()) + 1)
-            self.records[rows] = records
+            put(self.records, rows, records)
         if len(self._rows) > self._limit:
             self._forget()
 

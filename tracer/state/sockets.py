@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.events.batch import EventBatch
-from tracer.events.schema import EventArray, Flag, Kind, State
-from tracer.state.lives import Lives, of_another_connection
+from tracer.events.records import put, take
+from tracer.events.schema import EventArray, Flag, Kind
+from tracer.state.lives import CLOSE, Lives, of_another_connection
 from tracer.state.rows import RowStore
 
 
@@ -28,6 +29,10 @@ class PidSource(IntEnum):
     CACHED = 3
     FD_SCAN = 4
 
+
+#: Looking a name of an enumeration up takes longer than comparing a column with it.
+ACCEPT = int(Kind.ACCEPT)
+HAS_OWNER, OWNER_BY_SCAN = int(Flag.HAS_OWNER), int(Flag.OWNER_BY_SCAN)
 
 OWNER_FIELDS = [("tgid", "<u4"), ("uid", "<u4"), ("cgroup", "<u8"), ("comm", "S16")]
 
@@ -78,7 +83,7 @@ class SocketTable:
         context = np.zeros(len(events), dtype=CONTEXT_DTYPE)
         if len(events):
             order = np.argsort(events["sock"], kind="stable")
-            context[order] = self._fold_sorted(events[order])
+            put(context, order, self._fold_sorted(take(events, order)))
         return context
 
     def _fold_sorted(self, events: EventArray) -> ContextArray:
@@ -86,7 +91,7 @@ class SocketTable:
         carried = np.zeros(len(lives.first), dtype=ENTRY_DTYPE)
         carried[lives.continued] = self._entries.get(lives.socks[lives.continued])
         if self._lossy:
-            carried[of_another_connection(events[lives.first], carried)] = np.zeros(1, dtype=ENTRY_DTYPE)
+            carried[of_another_connection(take(events, lives.first), carried)] = np.zeros(1, dtype=ENTRY_DTYPE)
         context = np.zeros(len(events), dtype=CONTEXT_DTYPE)
         fill_owners(context, events, lives, carried)
         fill_times(context, events, lives, carried)
@@ -97,7 +102,7 @@ class SocketTable:
         """Remembers each socket whose last life goes on; forgets those that closed."""
         last_state = lives.last_state_event()
         state = np.where(last_state >= 0, events["new_state"][last_state], carried["state"])
-        alive = lives.is_last & (state != 0) & (state != State.CLOSE)
+        alive = lives.is_last & (state != 0) & (state != CLOSE)
         self._entries.drop(lives.socks[lives.is_last & ~alive])
         chosen = np.flatnonzero(alive)
         entries = np.zeros(len(chosen), dtype=ENTRY_DTYPE)
@@ -105,7 +110,7 @@ class SocketTable:
         entries["entered_ns"] = np.where(last_state[chosen] >= 0, events["ts_ns"][last_state[chosen]], carried["entered_ns"][chosen])
         entries["sport"] = np.maximum(carried["sport"], np.maximum.reduceat(events["sport"], lives.first))[chosen]
         entries["dport"] = np.maximum(carried["dport"], np.maximum.reduceat(events["dport"], lives.first))[chosen]
-        final = context[lives.last[chosen]]
+        final = take(context, lives.last[chosen])
         entries["owned"] = final["pid_source"] != PidSource.NONE
         for name in OWNER_NAMES:
             entries[name] = final[name]
@@ -114,24 +119,24 @@ class SocketTable:
 
 def fill_owners(context: ContextArray, events: EventArray, lives: Lives, carried: npt.NDArray[np.void]) -> None:
     """Sets the owner of each event: its own, else the last one stated in the same life, else the remembered one."""
-    own = (events["flags"] & Flag.HAS_OWNER) != 0
+    own = (events["flags"] & HAS_OWNER) != 0
     stated = lives.latest(own)
-    remembered = carried[lives.of]
+    remembered = take(carried, lives.of)
     for name in OWNER_NAMES:
         context[name] = np.where(stated >= 0, events[name][stated], remembered[name])
     source = np.where((stated >= 0) | remembered["owned"], PidSource.CACHED, PidSource.NONE)
-    direct = np.where(events["kind"] == Kind.ACCEPT, PidSource.ACCEPT, PidSource.CONTEXT)
-    direct = np.where((events["flags"] & Flag.OWNER_BY_SCAN) != 0, PidSource.FD_SCAN, direct)
+    direct = np.where(events["kind"] == ACCEPT, PidSource.ACCEPT, PidSource.CONTEXT)
+    direct = np.where((events["flags"] & OWNER_BY_SCAN) != 0, PidSource.FD_SCAN, direct)
     context["pid_source"] = np.where(own, direct, source)
 
 
 def fill_times(context: ContextArray, events: EventArray, lives: Lives, carried: npt.NDArray[np.void]) -> None:
     """Sets the time in the state that each state event leaves, where the event that entered it is known."""
     before = lives.previous_state_event()
-    remembered = carried[lives.of]
+    remembered = take(carried, lives.of)
     entered = np.where(before >= 0, events["ts_ns"][before], remembered["entered_ns"]).astype(np.int64)
     state = np.where(before >= 0, events["new_state"][before], remembered["state"])
-    known = (events["kind"] == Kind.STATE) & (state == events["old_state"]) & (state != 0)
+    known = (state == events["old_state"]) & (state != 0)
     # Two CPUs may take their time stamps in the other order than their places in the ring, by nanoseconds.
     elapsed = np.maximum(events["ts_ns"].astype(np.int64) - entered, 0)
     context["in_state_ns"] = np.where(known, elapsed, -1)

@@ -55,8 +55,9 @@ def csv_lines(names: Sequence[str]) -> Format:
 
 def _csv_line(values: Sequence[Any]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode()
+    # The characters of the line's end are those that it quotes; a carriage return would end a line for many readers.
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return text.getvalue()[:-2].encode() + b"\n"
 
 
 FORMATS: Mapping[str, Callable[[Sequence[str]], Format]] = {"json": json_lines, "csv": csv_lines}
