@@ -2,36 +2,26 @@
 """The live state, the pictures taken of it, and where they are shown."""
 
 import platform
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
-import numpy as np
 import psutil
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from tracer.cli.reconciling import begin_reconciling
 from tracer.cli.run import Run
 from tracer.events.batch import EventBatch
-from tracer.events.schema import STATE_NAMES, State
-from tracer.kernel.counters import CounterTotals
 from tracer.kernel.loader import describe_hooks
-from tracer.reconcile.baseline import Baseline, state_changes, take_baseline
-from tracer.reconcile.proc_net import read_time_wait
-from tracer.state.rates import RATES, RateTable
+from tracer.reconcile.rules import COUNTER_RULES, KNOWN_DIFFERENCES
+from tracer.state.live import LiveState, Subject
 from tracer.state.snapshot import SelfUse, Snapshot, to_json
 from tracer.views.console import ASCII_BLOCKS, BLOCKS, render
 
 POLL_S = 0.1
-HISTORY_S = 180
-#: On a host that never rests, the baseline stays approximate after so many.
-BASELINE_ATTEMPTS = 20
-BASELINE_PAUSE_S = 0.2
-#: Not states that a socket of the table is in: closed, or no full socket.
-NOT_GAUGES = (State.CLOSE, State.NEW_SYN_RECV, State.BOUND_INACTIVE)
 
 Show: TypeAlias = Callable[[Snapshot], None]
 
@@ -49,63 +39,41 @@ def refresh_until_stopped(run: Run, pictures: "Pictures", show: Show, refresh_s:
 
 
 class Pictures:
-    """The live state and the snapshots taken of it. A context manager, since a thread of it reads the capture."""
+    """The live state and the snapshots taken of it. A context manager, since a thread beside it looks at the kernel."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._rates = RateTable(HISTORY_S)
-        self._baseline: Baseline | None = None
-        # The kernel needs 50 ms for its table when there are 100,000 in TIME_WAIT; the ring cannot wait for that.
-        self._ending = threading.Event()
-        self._settling = threading.Thread(target=self._settle)
-        self._settling.start()
+        facts = run.capture.facts
+        self._state = LiveState(
+            Subject(
+                host=platform.node(),
+                kernel=facts.release,
+                hooks=describe_hooks(run.capture.hooks),
+                home_netns=facts.home_netns,
+                started_ns=time.monotonic_ns(),
+                keep=run.capture.plan.keep,
+            ),
+            COUNTER_RULES,
+            KNOWN_DIFFERENCES,
+        )
+        self._reconciler = begin_reconciling(run)
         self._process = psutil.Process()
         self._cpu = (time.monotonic(), self._cpu_s())
 
     def fold(self, batch: EventBatch) -> None:
-        self._rates.fold(batch)
-        self._now_ns = batch.now_ns + batch.wall_offset_ns
-
-    def _settle(self) -> None:
-        """Takes the baseline, again until it is exact."""
-        for _ in range(BASELINE_ATTEMPTS):
-            self._baseline = take_baseline(lambda: self._run.capture.counters().transitions[0])
-            if self._baseline.exact or self._ending.wait(BASELINE_PAUSE_S):
-                return
+        """Adds a batch, and a sample of the kernel when it is time for one."""
+        self._state.fold(batch)
+        self._reconciler.apply_if_ready(batch, self._state.reconcile)
 
     def __enter__(self) -> "Pictures":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._ending.set()
-        self._settling.join()
+    def __exit__(self, *error: object) -> None:
+        self._reconciler.__exit__(*error)
 
     def take(self) -> Snapshot:
         """The picture now."""
-        run = self._run
-        counters = run.capture.counters()
-        counts = self._rates.counts()[:, :-1]
-        return Snapshot(
-            time=f"{np.datetime_as_string(np.datetime64(self._now_ns, 'ns'), unit='ns')}Z",
-            host=platform.node(),
-            kernel=run.capture.facts.release,
-            hooks=describe_hooks(run.capture.hooks),
-            uptime_s=round(time.monotonic() - run.started, 3),
-            states=self._states(counters),
-            exact=self._baseline is not None and self._baseline.exact,
-            rates=self._rates.per_second(),
-            history=dict(zip(RATES, counts.tolist(), strict=True)),
-            totals=totals(run, counters),
-            lost=dict(run.lost),
-            use=self._use(),
-        )
-
-    def _states(self, counters: CounterTotals) -> dict[str, int | None]:
-        if self._baseline is None:
-            return {}
-        now = self._baseline.states + state_changes(counters.transitions[0])
-        states: dict[str, int | None] = {STATE_NAMES[s]: int(now[s]) for s in State if s not in NOT_GAUGES}
-        return states | {"TIME_WAIT": read_time_wait()}
+        return self._state.take(self._run.capture.counters(), self._use())
 
     def _use(self) -> SelfUse:
         before, (then, spent) = (time.monotonic(), self._cpu_s()), self._cpu
@@ -120,18 +88,6 @@ class Pictures:
     def _cpu_s(self) -> float:
         times = self._process.cpu_times()
         return float(times.user + times.system)
-
-
-def totals(run: Run, counters: CounterTotals) -> dict[str, int]:
-    """Since the start, by the exact counters but for `events`, which is what reached us."""
-    return {
-        "events": run.events,
-        "transitions": int(counters.transitions[0].sum()),
-        "transitions_elsewhere": int(counters.transitions[1].sum()),
-        "accepts": int(counters.accepts.sum()),
-        "other_protocols": counters.other_protocols,
-        "filtered": counters.filtered,
-    }
 
 
 @contextmanager
