@@ -7,17 +7,14 @@ import json
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tracer.events.addresses import address_text, endpoint_text, short_endpoint_text
 from tracer.events.batch import EventBatch
 from tracer.events.schema import EVENT_DTYPE, Flag, Kind, State
-from tracer.state.snapshot import Drift, SelfUse, Snapshot
 from tracer.state.sockets import SocketTable
 from tracer.views.columns import EVENT_NAMES, Rows
 from tracer.views.connection_table import size_text
 from tracer.views.connections import CONNECTION_NAMES
-from tracer.views.console import ASCII_BLOCKS, bars, duration, render
 from tracer.views.table import EventTable
 from tracer.views.writers import LineWriter, TableWriter
 
@@ -153,82 +150,3 @@ def test_a_shortened_endpoint_fits_and_keeps_its_port(width):
 )
 def test_sizes_fit_into_five_columns(count, text):
     assert text == size_text(count)
-
-
-def picture(**changes):
-    rates = dict.fromkeys(("events", "opened", "accepted", "established", "closed", "failed"), 3)
-    fields = {
-        "time": "2026-01-01T00:00:00Z",
-        "host": "a-host-with-a-long-name",
-        "kernel": "6.18.0",
-        "hooks": {"state": "raw_tracepoint", "accept": "syscall"},
-        "uptime_s": 3723.0,
-        "states": {"ESTABLISHED": 1_234_567, "TIME_WAIT": None},
-        "exact": False,
-        "rates": rates,
-        "history": {name: list(range(180)) for name in rates},
-        "totals": {"events": 123_456_789},
-        "lost": {"ring_full": 5},
-        "mini_sockets": {"TIME_WAIT": None},
-        "retransmits": {},
-        "resets": {},
-        "ports": {},
-        "top": {},
-        "latency": {},
-        "namespaces": [],
-        "sockstat": {},
-        "drift": None,
-        "patterns": [],
-        "alerts": [],
-        "use": SelfUse(0.011, 45_000_000, 0.2),
-    }
-    return Snapshot(**fields | changes)
-
-
-def drawn(snapshot, width, height, blocks=ASCII_BLOCKS):
-    console = Console(file=io.StringIO(), width=width, height=height, color_system=None)
-    console.print(render(snapshot, width, height, blocks))
-    return console.file.getvalue().splitlines()
-
-
-@pytest.mark.parametrize("size", [(40, 20), (63, 24), (64, 24), (80, 24), (120, 40), (200, 60)])
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"states": {}}, {"history": {n: [0] * 180 for n in ("events", "opened", "accepted", "established", "closed", "failed")}}],
-)
-def test_a_picture_fits_its_screen(size, changes):
-    lines = drawn(picture(**changes), *size)
-
-    assert max(map(len, lines)) <= size[0]
-    assert len(lines) <= size[1]
-
-
-def test_a_screen_that_is_too_small_gets_one_line():
-    assert ["tcptrace needs 40x12, this is 39x10"] == drawn(picture(), 39, 10)
-
-
-def test_a_picture_says_what_is_lost_and_what_is_not_known():
-    text = "\n".join(drawn(picture(), 120, 40))
-
-    assert "lost 5" in text
-    assert "states approximate" in text
-    assert "1,234,567" in text
-    assert "TIME_WAIT            -" in text
-
-
-def drift(total):
-    return Drift(total, "2026-01-01T00:00:00Z", None, None, 2.0, 0.01, 0.1, {}, {}, None, None, 0, [])
-
-
-def test_a_picture_says_how_far_it_is_from_the_kernel():
-    assert "drift 0" in "\n".join(drawn(picture(drift=drift(0), exact=True), 120, 40))
-    assert "drift 17" in "\n".join(drawn(picture(drift=drift(17)), 120, 40))
-
-
-def test_bars_stand_on_their_ground_and_a_small_value_is_not_nothing():
-    assert ["   #", ".  #"] == bars([1, 0, 0, 1000], 2, " .#")
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.9, "0:59"), (3723, "1:02:03")])
-def test_durations_are_read_like_clocks(seconds, text):
-    assert text == duration(seconds)

@@ -24,7 +24,7 @@ from tracer.state.connections import ENDED_DTYPE, ConnectionArray, ConnectionTab
 from tracer.state.merged import MergedConnections
 from tracer.state.outcomes import Outcome
 from tracer.state.select import OwnerFilter
-from tracer.views.connection_table import TABLE_COLUMNS
+from tracer.views.connection_table import ENDED_COLUMNS
 from tracer.views.connections import CONNECTION_NAMES, OUTCOMES, ConnectionRows, connection_columns
 from tracer.views.lines import FORMATS, Lines
 from tracer.views.table import WIDE, Table, TableColumn
@@ -133,7 +133,7 @@ class Output:
         self._host = names
         self._stream = sys.stdout.buffer
         self._lines = Lines(self._stream, FORMATS[format_name](CONNECTION_NAMES)) if format_name in FORMATS else None
-        self._table = Table(TABLE_COLUMNS if not wide else widened(TABLE_COLUMNS), WIDE + 40 if wide else table_width())
+        self._table = Table(ENDED_COLUMNS if not wide else widened(ENDED_COLUMNS), WIDE + 40 if wide else table_width())
         self._begun = False
 
     def write(self, connections: ConnectionArray, wall_offset_ns: int) -> None:

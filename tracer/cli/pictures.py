@@ -1,16 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The live state, the pictures taken of it, and where they are shown."""
+"""The live state of a run, and the snapshots taken of it."""
 
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TypeAlias
 
 import psutil
-from rich.console import Console, RenderableType
-from rich.live import Live
-from rich.text import Text
 
 from tracer.cli.reconciling import begin_reconciling
 from tracer.cli.run import Run
@@ -18,33 +12,24 @@ from tracer.events.batch import EventBatch
 from tracer.kernel.loader import describe_hooks
 from tracer.reconcile.rules import COUNTER_RULES, KNOWN_DIFFERENCES
 from tracer.state.live import LiveState, Subject
-from tracer.state.snapshot import SelfUse, Snapshot, to_json
-from tracer.views.console import ASCII_BLOCKS, BLOCKS, render
-
-POLL_S = 0.1
-
-Show: TypeAlias = Callable[[Snapshot], None]
-
-
-def refresh_until_stopped(run: Run, pictures: "Pictures", show: Show, refresh_s: float) -> None:
-    """Folds every batch, and shows a picture each *refresh_s* seconds, and a last one."""
-    due = time.monotonic() + refresh_s
-    for batch in run.batches(min(POLL_S, refresh_s)):
-        run.room(len(batch))
-        pictures.fold(batch)
-        if time.monotonic() >= due:
-            show(pictures.take())
-            due = max(due + refresh_s, time.monotonic())
-    show(pictures.take())
+from tracer.state.recent import Recent
+from tracer.state.snapshot import SelfUse, Snapshot
 
 
 class Pictures:
-    """The live state and the snapshots taken of it. A context manager, since a thread beside it looks at the kernel."""
+    """
+    The live state and the snapshots taken of it. A context manager, since a thread beside it looks at the kernel.
+
+    Attributes:
+        state: the state.
+        recent: what happened last, for those who set it.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self.recent: Recent | None = None
         facts = run.capture.facts
-        self._state = LiveState(
+        self.state = LiveState(
             Subject(
                 host=platform.node(),
                 kernel=facts.release,
@@ -62,8 +47,10 @@ class Pictures:
 
     def fold(self, batch: EventBatch) -> None:
         """Adds a batch, and a sample of the kernel when it is time for one."""
-        self._state.fold(batch)
-        self._reconciler.apply_if_ready(batch, self._state.reconcile)
+        ended = self.state.fold(batch)
+        if self.recent is not None:
+            self.recent.fold(batch, ended)
+        self._reconciler.apply_if_ready(batch, self.state.reconcile)
 
     def __enter__(self) -> "Pictures":
         return self
@@ -73,7 +60,7 @@ class Pictures:
 
     def take(self) -> Snapshot:
         """The picture now."""
-        return self._state.take(self._run.capture.counters(), self._use())
+        return self.state.take(self._run.capture.counters(), self._use())
 
     def _use(self) -> SelfUse:
         before, (then, spent) = (time.monotonic(), self._cpu_s()), self._cpu
@@ -88,23 +75,3 @@ class Pictures:
     def _cpu_s(self) -> float:
         times = self._process.cpu_times()
         return float(times.user + times.system)
-
-
-@contextmanager
-def screen(as_json: bool) -> Iterator[Show]:
-    """How pictures are shown: as JSON Lines, on the whole terminal, or, where there is none, one block after the other."""
-    if as_json:
-        yield lambda snapshot: print(to_json(snapshot), flush=True)
-        return
-    console = Console(highlight=False)
-    blocks = BLOCKS if "utf" in console.encoding else ASCII_BLOCKS
-
-    def picture(snapshot: Snapshot) -> RenderableType:
-        return render(snapshot, console.width, console.height if console.is_terminal else 24, blocks)
-
-    if console.is_terminal:
-        with Live(console=console, screen=True, auto_refresh=False) as terminal:
-            terminal.update(Text("tcptrace: waiting for the first second"), refresh=True)
-            yield lambda snapshot: terminal.update(picture(snapshot), refresh=True)
-    else:
-        yield lambda snapshot: console.print(picture(snapshot), Text(""))

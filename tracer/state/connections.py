@@ -207,6 +207,10 @@ class ConnectionTable:
         connections["outcome"] = outcomes(last, connections, self._sees_accepts)
         return connections
 
+    def remembered(self, socks: npt.NDArray[np.uint64]) -> ConnectionArray:
+        """The open connections of these sockets, all zero where there is none: shape of *socks*, OPEN_DTYPE."""
+        return self._open.get(socks)
+
     def open_connections(self) -> ConnectionArray:
         """The connections that are open now: shape (len(self),), OPEN_DTYPE, a copy."""
         return join([take(self._open.records, self._open.rows()), self.adopted.records()])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from tracer.events.batch import EventBatch
 from tracer.events.filters import CaptureFilter
@@ -155,6 +156,14 @@ class LiveState:
             alerts=[],
             use=use,
         )
+
+    def connections(self) -> ConnectionArray:
+        """The open connections: shape (n,), OPEN_DTYPE, a copy."""
+        return self._merged.table.open_connections()
+
+    def remembered(self, socks: npt.NDArray[np.uint64]) -> ConnectionArray:
+        """What is known of these sockets' connections, all zero where nothing is: shape of *socks*, OPEN_DTYPE."""
+        return self._merged.table.remembered(socks)
 
     def _time(self, ts_ns: int) -> str:
         return f"{np.datetime_as_string(np.datetime64(ts_ns + self._wall_offset_ns, 'ns'), unit='ns')}Z"

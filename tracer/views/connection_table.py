@@ -9,7 +9,7 @@ from tracer.events.addresses import short_endpoint_text
 from tracer.state.connections import ConnectionArray
 from tracer.views.cells import addresses
 from tracer.views.connections import CONNECTION_FIELDS, ConnectionRows, Span, accept_wait, duration, handshake, remotes
-from tracer.views.table import TableColumn, clock_texts, plain_texts
+from tracer.views.table import SHORT_STATES, TableColumn, clock_texts, plain_texts, span_text
 
 #: Direction as a sign: we opened it, they did, unknown.
 ARROWS = ("?", ">", "<")
@@ -61,7 +61,18 @@ def _remote_ends(rows: ConnectionRows, width: int) -> list[str]:
     return [short_endpoint_text(address or "", port, width) for address, port in ends]
 
 
-TABLE_COLUMNS: Sequence[TableColumn] = (
+def _ages(rows: ConnectionRows, _: int) -> list[str]:
+    found = duration(rows.connections)
+    values = zip((found.ns / 1000).tolist(), found.known.tolist(), strict=True)
+    return [span_text(us) if known else "-" for us, known in values]
+
+
+def _states(rows: ConnectionRows, width: int) -> list[str]:
+    return [SHORT_STATES[state][:width] for state in rows.connections["state"].tolist()]
+
+
+#: Of ended connections, and of conns.
+ENDED_COLUMNS: Sequence[TableColumn] = (
     TableColumn("TIME", 12, 7, lambda r, _: clock_texts(r.connections["closed_ns"], r.wall_offset_ns)),
     TableColumn("PID", 7, 4, _plain("pid"), right=True),
     TableColumn("COMM", 7, 5, _plain("comm"), full_width=16),
@@ -77,5 +88,21 @@ TABLE_COLUMNS: Sequence[TableColumn] = (
     TableColumn("ACCEPT_MS", 9, 8, _milliseconds(accept_wait), right=True),
     TableColumn("RETR", 5, 9, _plain("retransmits"), right=True),
     TableColumn("RTT_MS", 8, 9, _milliseconds(round_trip), right=True),
+    TableColumn("CONTAINER", 24, 11, _plain("container")),
+)
+
+#: Of open ones; the duration of an open connection is its age.
+OPEN_COLUMNS: Sequence[TableColumn] = (
+    TableColumn("PID", 7, 4, _plain("pid"), right=True),
+    TableColumn("COMM", 10, 5, _plain("comm"), full_width=16),
+    TableColumn("LADDR", 15, 10, _local_addresses, full_width=39),
+    TableColumn("LPORT", 5, 2, _plain("sport"), right=True),
+    TableColumn("D", 1, 1, lambda r, _: [ARROWS[d] for d in r.connections["direction"].tolist()]),
+    TableColumn("REMOTE", 21, 0, _remote_ends, full_width=47),
+    TableColumn("STATE", 10, 0, _states, full_width=11),
+    TableColumn("AGE", 7, 1, _ages, right=True),
+    TableColumn("RETR", 5, 3, _plain("retransmits"), right=True),
+    TableColumn("HSHAKE_MS", 9, 8, _milliseconds(handshake), right=True),
+    TableColumn("ACCEPT_MS", 9, 8, _milliseconds(accept_wait), right=True),
     TableColumn("CONTAINER", 24, 11, _plain("container")),
 )

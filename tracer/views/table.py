@@ -61,6 +61,18 @@ def clock_texts(ts_ns: npt.NDArray[np.uint64], wall_offset_ns: int) -> list[str]
     return [f"{_clock_text(ms // 1000)}.{ms % 1000:03d}" for ms in milliseconds.tolist()]
 
 
+def span_text(microseconds: float | None) -> str:
+    """A duration in at most six columns: 85us, 1.25ms, 340ms, 2.5s, 12m, 3.1h, 12d; a dash for none."""
+    if microseconds is None:
+        return "-"
+    if microseconds < 1000:
+        return f"{microseconds:.0f}us"
+    for unit, size, limit in (("ms", 1e3, 1e6), ("s", 1e6, 6e7), ("m", 6e7, 3.6e9), ("h", 3.6e9, 8.64e10)):
+        if microseconds < limit:
+            return f"{microseconds / size:.3g}{unit}"
+    return f"{microseconds / 8.64e10:.3g}d"
+
+
 def plain_texts(column: Column, width: int) -> list[str]:
     """A column's values, absent ones as a dash, harmless and cut to the width."""
     return ["-" if text is None else printable(text)[:width] for text in column.texts()]

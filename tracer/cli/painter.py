@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lines on a terminal: only those that have changed, and never so that a slow terminal makes the capture wait."""
+
+import os
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.text import Text
+
+
+def ansi_lines(console: Console, lines: Sequence[Text], width: int) -> list[str]:
+    """The lines as the console's terminal wants them, each complete in itself."""
+    with console.capture() as capture:
+        console.print(Group(*lines), width=width, no_wrap=True, crop=True, overflow="crop", end="")
+    return capture.get().split("\n")[: len(lines)]
+
+
+def frame(lines: Sequence[str], before: Sequence[str]) -> bytes:
+    """What turns a screen that shows *before* into one that shows *lines*."""
+    changed = [(row, line) for row, line in enumerate(lines) if row >= len(before) or before[row] != line]
+    text = "".join(f"\x1b[{row + 1};1H{line}\x1b[0m\x1b[K" for row, line in changed)
+    return text.encode(errors="replace")
+
+
+class Painter:
+    """
+    Draws frames from a thread of its own, one at a time. A context manager.
+
+    Args:
+        fd: of the terminal.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._shown: list[str] = []
+        self._frame = b""
+        self._ready = threading.Condition()
+        self._ending = False
+        self._thread = threading.Thread(target=self._work, name="painter", daemon=True)
+
+    def __enter__(self) -> "Painter":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._ready:
+            self._ending = True
+            self._ready.notify_all()
+        # A terminal that takes nothing any more is not waited for.
+        self._thread.join(timeout=0.5)
+
+    def paint(self, lines: list[str], anew: bool = False) -> None:
+        """Shows the lines; leaves it where the terminal has not taken the last ones yet: the next picture comes soon."""
+        with self._ready:
+            if self._frame:
+                return
+            self._frame = frame(lines, [] if anew else self._shown)
+            self._shown = lines
+            self._ready.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._ready:
+                self._ready.wait_for(lambda: self._frame or self._ending)
+                data = self._frame
+            if not data:
+                return
+            self._write(data)
+            with self._ready:
+                self._frame = b""
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[os.write(self._fd, data) :]
+            except OSError:
+                return  # gone; whoever reads the keys finds out
