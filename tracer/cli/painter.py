@@ -12,8 +12,9 @@ from rich.text import Text
 
 def ansi_lines(console: Console, lines: Sequence[Text], width: int) -> list[str]:
     """The lines as the console's terminal wants them, each complete in itself."""
+    console.width = width  # which a variable COLUMNS may have fixed
     with console.capture() as capture:
-        console.print(Group(*lines), width=width, no_wrap=True, crop=True, overflow="crop", end="")
+        console.print(Group(*lines), no_wrap=True, crop=True, overflow="crop", end="")
     return capture.get().split("\n")[: len(lines)]
 
 
@@ -54,11 +55,12 @@ class Painter:
     def paint(self, lines: list[str], anew: bool = False) -> None:
         """Shows the lines; leaves it where the terminal has not taken the last ones yet: the next picture comes soon."""
         with self._ready:
-            if self._frame:
-                return
-            self._frame = frame(lines, [] if anew else self._shown)
-            self._shown = lines
-            self._ready.notify_all()
+            if anew:
+                self._shown = []
+            if not self._frame:
+                self._frame = frame(lines, self._shown)
+                self._shown = lines
+                self._ready.notify_all()
 
     def _work(self) -> None:
         while True:

@@ -147,7 +147,9 @@ class Terminal:
         return size.columns or 80, size.lines or 24
 
     def keys(self) -> list[str]:
-        """The keys pressed since the last call; never waits."""
+        """The keys pressed since the last call; never waits for one."""
+        if not self.active:
+            self.enter()  # a shell that brings a running job to the foreground does not say so
         data = self._rest
         while self.active and self._is_readable(ESCAPE_S if data == b"\x1b" else 0):
             try:
@@ -175,9 +177,8 @@ class Terminal:
         self.leave()
         before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)
-        # Here it goes on after SIGCONT.
+        # Here it goes on after SIGCONT, whose handler takes the terminal again.
         signal.signal(signal.SIGTSTP, before)
-        self.enter()
 
     def continued(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """Stopped by a signal that cannot be caught, or in the background until now."""

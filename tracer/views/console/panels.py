@@ -124,9 +124,10 @@ def states(picture: Picture, width: int, rows: int, look: Look) -> list[Text]:
 
 def rates(picture: Picture, width: int, rows: int, look: Look) -> list[Text]:
     """A chart for each rate, a bar a second, with the distribution of what it shows."""
-    height = max(rows // len(RATES) - 1, 0)
     lines: list[Text] = []
-    for name in RATES:
+    for number, name in enumerate(RATES):
+        # What cannot be divided evenly goes to the first ones.
+        height = max((rows + len(RATES) - 1 - number) // len(RATES) - 1, 0)
         values = rate_history(picture, name)
         now = picture.snapshot.rates.get(name, 0)
         style = look.theme.bad if name == "failed" and now else look.theme.title
