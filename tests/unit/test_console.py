@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The console's screens from made pictures, and what its keys do."""
 
+import html
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -323,3 +325,16 @@ def test_spans_fit_into_six_columns(us, text):
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.9, "0:59"), (3599, "59:59"), (3723, "1:02:03")])
 def test_durations_are_read_like_clocks(seconds, text):
     assert text == clock_text(seconds)
+
+
+SCREENSHOTS = Path(__file__).resolve().parents[2] / "scripts/screenshots"
+
+
+@pytest.mark.parametrize("page", ["overview", "connections"])
+def test_the_screenshots_of_the_readme_are_up_to_date(page):
+    """If not: .venv/bin/python scripts/screenshots/draw.py."""
+    texts = re.findall(r"<text[^>]*>(.*?)</text>", (SCREENSHOTS / f"{page}.svg").read_text())
+    shown = "".join(html.unescape(text) for text in texts).replace("\u00a0", "").replace(" ", "")
+
+    for line in drawn(picture(page), 120, 32):
+        assert line.replace(" ", "") in shown

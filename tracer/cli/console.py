@@ -29,8 +29,7 @@ from tracer.views.console.panels import Look
 from tracer.views.console.picture import Courses, Picture
 from tracer.views.console.screen import page_rows, plain_lines, screen_lines
 
-#: The console looks for keys this often.
-POLL_S = 0.05
+POLL_S = 0.1
 TOP = 20
 NO_CONNECTIONS = np.zeros(0, dtype=OPEN_DTYPE)
 
@@ -194,8 +193,9 @@ def minus(counts: dict[str, int], base: dict[str, int]) -> dict[str, int]:
 
 
 def run_console(run: Run, view: ConsoleView, terminal: Terminal, fd: int, console: Console, look: Look) -> None:
-    """Draws until the capture ends or the user leaves."""
+    """Draws until the capture ends or the user leaves; *fd* is where."""
     due = time.monotonic()
+    run.capture.wake_on(terminal.fd)
     with Painter(fd) as painter:
         for batch in run.batches(POLL_S):
             run.room(len(batch))

@@ -102,7 +102,7 @@ class Terminal:
     """
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
         self._saved: list[Any] | None = None
         self._rest = b""
         self._changed = True
@@ -112,10 +112,10 @@ class Terminal:
     def enter(self) -> None:
         """Takes the terminal, if this is its foreground process."""
         with suppress(termios.error, OSError):
-            if os.tcgetpgrp(self._fd) != os.getpgrp():
+            if os.tcgetpgrp(self.fd) != os.getpgrp():
                 return
-            self._saved = self._saved or termios.tcgetattr(self._fd)
-            tty.setcbreak(self._fd, termios.TCSADRAIN)
+            self._saved = self._saved or termios.tcgetattr(self.fd)
+            tty.setcbreak(self.fd, termios.TCSADRAIN)
             self._write(ENTER_SCREEN)
             self.active = self._changed = True
 
@@ -125,11 +125,11 @@ class Terminal:
             self.active = False
             self._write(LEAVE_SCREEN)
             with suppress(termios.error, OSError):
-                termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
+                termios.tcsetattr(self.fd, termios.TCSADRAIN, self._saved)
 
     def _write(self, data: bytes) -> None:
         try:
-            os.write(self._fd, data)
+            os.write(self.fd, data)
         except OSError:
             self.gone = True
 
@@ -141,7 +141,7 @@ class Terminal:
     def size(self) -> tuple[int, int]:
         """Columns and lines."""
         try:
-            size = os.get_terminal_size(self._fd)
+            size = os.get_terminal_size(self.fd)
         except OSError:
             return 80, 24
         return size.columns or 80, size.lines or 24
@@ -153,7 +153,7 @@ class Terminal:
         data = self._rest
         while self.active and self._is_readable(ESCAPE_S if data == b"\x1b" else 0):
             try:
-                more = os.read(self._fd, 1024)
+                more = os.read(self.fd, 1024)
             except OSError:
                 more = b""
             if not more:
@@ -167,7 +167,7 @@ class Terminal:
         return keys
 
     def _is_readable(self, wait_s: float) -> bool:
-        return bool(select.select([self._fd], [], [], wait_s)[0])
+        return bool(select.select([self.fd], [], [], wait_s)[0])
 
     def resized(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         self._changed = True

@@ -119,6 +119,10 @@ class Capture:
         """Records that fit into the ring."""
         return self._ring.reader.capacity
 
+    def wake_on(self, fd: int) -> None:
+        """Lets batches() yield at once, an empty batch if need be, whenever *fd* can be read."""
+        self._epoll.register(fd, select.EPOLLIN)
+
     def counters(self) -> CounterTotals:
         """The kernel side's counters now."""
         return self._counters.read()

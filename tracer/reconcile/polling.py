@@ -6,6 +6,7 @@ For hosts and users that may not load BPF. It sees states, not transitions: a co
 at all, and one event may stand for several transitions. Hooks say "polling" wherever they are shown.
 """
 
+import select
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
@@ -56,6 +57,7 @@ class PollingCapture:
         self._transitions = np.zeros((2, STATES, STATES), dtype=np.uint64)
         self._filtered = 0
         self._records = 0
+        self._awaited: list[int] = []
         self._seen: dict[Key, Seen] = {} if start_empty else self._look({})
 
     def __enter__(self) -> "PollingCapture":
@@ -80,6 +82,10 @@ class PollingCapture:
             other_protocols=0,
         )
 
+    def wake_on(self, fd: int) -> None:
+        """As Capture.wake_on."""
+        self._awaited.append(fd)
+
     def batches(self, stopped: Callable[[], bool], poll_s: float = 0.05) -> Iterator[EventBatch]:
         """As Capture.batches; the table is looked at once a second, or more seldom where that costs too much."""
         due = time.monotonic()
@@ -89,7 +95,7 @@ class PollingCapture:
                 yield self.take()
                 due = time.monotonic() + max(PERIOD_S, (time.thread_time() - before) / MAX_SHARE)
             else:
-                time.sleep(min(poll_s, max(due - time.monotonic(), 0)))
+                select.select(self._awaited, [], [], min(poll_s, max(due - time.monotonic(), 0)))
                 yield self._batch(no_events(), time.monotonic_ns())
         yield self.take()
 

@@ -66,8 +66,8 @@ class Panel:
 
 
 def text(content: str, width: int, style: str = "") -> Text:
-    """A line of at most *width* columns."""
-    return Text(content[:width], style=style, no_wrap=True)
+    """A line of at most *width* columns; what is appended has its own style."""
+    return Text(no_wrap=True).append(content[:width], style)
 
 
 def cut(content: str, width: int, look: Look) -> str:
