@@ -25,11 +25,12 @@ from scripts.bench.truth import Live, Namespace
 
 def measure(options: argparse.Namespace, namespace: Namespace, folder: Path) -> dict[str, float]:
     connload = str(build(folder))
-    # Each connection is two sockets.
-    command = namespace.command(connload, "-o", "-d", "10", "-n", str(options.open // 2))
-    held = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert held.stderr is not None
-    print(held.stderr.readline().strip(), flush=True)
+    # Each connection is two sockets, and few processes may have more than 20,000 descriptors.
+    command = namespace.command(connload, "-o", "-n", str(min(options.open // 2, 5_000)))
+    held = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(max(options.open // 10_000, 1))]
+    for process in held:
+        assert process.stderr is not None
+        print(process.stderr.readline().strip(), flush=True)
     live = Live(namespace.name, folder)
     first = live.snapshot()
     while not (first["drift"] or {}).get("complete_s"):
@@ -44,8 +45,9 @@ def measure(options: argparse.Namespace, namespace: Namespace, folder: Path) -> 
     )
     busy = live.snapshot()
     live.stop()
-    held.send_signal(signal.SIGINT)
-    held.wait()
+    for process in held:
+        process.send_signal(signal.SIGINT)
+        process.wait()
     summary = json.loads((folder / "summary").read_text())
     owned = sum(process["open"] for process in first["top"]["processes"])
     return {

@@ -120,7 +120,8 @@ def watch(options: argparse.Namespace, namespace: Namespace, folder: Path) -> in
     load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     while load.poll() is None:
         snapshot = live.snapshot()
-        print("load    ", {k: v for k, v in snapshot["states"].items() if v}, "exact", snapshot["exact"], "drift", snapshot["drift"]["total"])
+        states = {name: count for name, count in snapshot["states"].items() if count}
+        print("load    ", states, "exact", snapshot["exact"], "drift", snapshot["drift"]["total"], flush=True)
     assert load.stdout is not None
     print(load.stdout.read().strip())
     live.skip_until(time.time() + snapshot["drift"]["period_s"] + 1)

@@ -101,6 +101,7 @@ class LiveState:
         self._events += len(batch)
         self._rates.fold(batch)
         self._comparison.fold(batch)
+        self._latency.advance(batch.now_ns)
         ended = self._merged.fold(batch)
         if len(ended):
             self._latency.fold(ended, ended=True)
@@ -188,7 +189,7 @@ class LiveState:
             return
         connections = table.open_connections()
         self._latency.fold(connections, ended=False)
-        self._latency.advance(self._seen_ns, self._now_ns)
+        self._latency.added_until(self._seen_ns)
         last = self._comparison.last
         self._survey.look(connections, self._subject.home_netns, last, self._comparison.last_table)
 
