@@ -102,6 +102,32 @@ def unanswered(count: str) -> Iterator[dict[str, Any]]:
     yield {"port": server.getsockname()[1], "filler": filler.getsockname()[1]}
 
 
+def multipath(count: str) -> Iterator[dict[str, Any]]:
+    """MPTCP connections: each end a socket of its own kind, and a TCP socket below it."""
+    protocol = 262
+    server = socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol)
+    server.bind(("127.0.0.1", 0))
+    server.listen(4096)
+    held = []
+    for _ in range(int(count)):
+        client = socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol)
+        client.connect(server.getsockname())
+        held.append((client, server.accept()[0]))
+    yield {"port": server.getsockname()[1]}
+
+
+def reuseport(count: str) -> Iterator[dict[str, Any]]:
+    """So many listeners on one port."""
+    held: list[socket.socket] = []
+    for _ in range(int(count)):
+        one = socket.socket()
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        one.bind(("127.0.0.1", held[0].getsockname()[1] if held else 0))
+        one.listen()
+        held.append(one)
+    yield {"port": held[0].getsockname()[1]}
+
+
 def requests(count: str, address: str, stranger: str) -> Iterator[dict[str, Any]]:
     """SYNs from a host that never answers: requests that stay half-open."""
     server = socket.socket()

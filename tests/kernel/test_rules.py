@@ -175,3 +175,45 @@ def test_what_no_event_tells_of_is_shown_as_the_kernel_counts_it(live, netns, ho
     assert (None, None) == (row["ours"], row["drift"])
     assert 3 == snapshot["states"]["SYN_SENT"] == by_ss(netns)["SYN_SENT"]
     assert {} == drifting(snapshot)
+
+
+def test_subflows_of_mptcp_are_tcp_sockets_like_any_other(live, netns, hold):
+    netns.sysctl("net.mptcp.enabled", "1")
+    tracer = live()
+    hold("multipath", COUNT)
+    snapshot = next_look(tracer, looks=2)
+
+    assert {"LISTEN": 1, "ESTABLISHED": 2 * COUNT} == of_snapshot(snapshot)
+    assert snapshot["totals"]["other_protocols"] > 0
+    assert {} == drifting(snapshot)
+
+
+def test_data_in_a_syn_makes_no_drift(live, netns):
+    netns.sysctl("net.ipv4.tcp_fastopen", "3")
+    tracer = live()
+    next_look(tracer)
+    netns.traffic("fast_open", size=701)
+    snapshot = next_look(tracer)
+
+    assert (2, 2) == tuple(snapshot["drift"]["counters"][name]["kernel"] for name in ("ActiveOpens", "PassiveOpens"))
+    assert {} == drifting(snapshot)
+
+
+def test_a_simultaneous_open_makes_no_drift(live, netns):
+    tracer = live()
+    next_look(tracer)
+    netns.traffic("self_connect", port=45_678)
+    snapshot = next_look(tracer)
+
+    assert (1, 0) == tuple(snapshot["drift"]["counters"][name]["kernel"] for name in ("ActiveOpens", "PassiveOpens"))
+    assert {} == drifting(snapshot)
+
+
+def test_listeners_that_share_a_port_are_counted_each(live, netns, hold):
+    tracer = live()
+    next_look(tracer)
+    hold("reuseport", 3)
+    snapshot = next_look(tracer)
+
+    assert {"LISTEN": 3} == of_snapshot(snapshot) == by_ss(netns)
+    assert {} == drifting(snapshot)
