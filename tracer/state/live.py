@@ -13,6 +13,7 @@ import numpy as np
 
 from tracer.events.batch import EventBatch
 from tracer.events.filters import CaptureFilter
+from tracer.events.records import take
 from tracer.events.schema import STATE_NAMES, STATES, State
 from tracer.state.comparison import Comparison
 from tracer.state.connections import OPEN_DTYPE, ConnectionArray, ConnectionTable
@@ -204,7 +205,7 @@ class LiveState:
             table_time=self._time(table.end_ns) if table is not None else None,
             source=table.dump.source if table is not None and table.dump is not None else None,
             period_s=round(table.period_s, 3) if table is not None else 0.0,
-            cost_ratio=round(table.cost_s / table.period_s, 4) if table is not None and table.period_s else 0.0,
+            cost_ratio=round(table.share, 4) if table is not None else 0.0,
             complete_s=self._complete_s,
             states=comparison.state_rows(),
             counters=comparison.counter_rows,
@@ -244,8 +245,8 @@ class Survey:
         """Looks through the connections: shape (n,), OPEN_DTYPE."""
         at_home = connections["netns"] == home_netns
         self.top = top_lists(connections)
-        self.ports = port_usage(connections[at_home], sample.ports if sample is not None else None)
-        self.namespaces = namespace_rows(connections[~at_home], with_table)
+        self.ports = port_usage(take(connections, at_home), sample.ports if sample is not None else None)
+        self.namespaces = namespace_rows(take(connections, ~at_home), with_table)
 
 
 def namespace_rows(connections: ConnectionArray, sample: Reconciliation | None) -> list[dict[str, Any]]:
