@@ -172,8 +172,7 @@ def bounds_by_events(dump: SocketDump, events: EventArray) -> tuple[Integers, In
     """
     then_ns = dump.readings[1].begin_ns - SKEW_NS
     ts = events["ts_ns"].astype(np.int64)
-    touching = take(events, np.flatnonzero((ts >= dump.begin_ns - SKEW_NS) & (ts <= dump.readings[1].end_ns + SKEW_NS)))
-    sockets, doubt = states_at(dump, touching, then_ns)
+    sockets, doubt = states_at(dump, take(events, np.flatnonzero(ts >= dump.begin_ns - SKEW_NS)), then_ns)
     lows, highs = [], []
     for reading in dump.readings[1:]:
         counted = events[(ts > then_ns) & (ts < reading.begin_ns - SKEW_NS)]
@@ -197,7 +196,7 @@ def states_at(dump: SocketDump, events: EventArray, then_ns: int) -> tuple[State
 
     Args:
         dump: the table.
-        events: shape (m,): every state event from the beginning of the dump to its end.
+        events: shape (m,): every state event from the beginning of the dump on; later ones tell of the ports of earlier ones.
         then_ns: the time.
     """
     placed = take(events, np.flatnonzero(events["sport"] != 0))
