@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.conftest import Namespace, Tracer, wait_until
+from tests.kernel.conftest import ROOT, Namespace, Tracer, wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -148,6 +148,18 @@ def test_conns_knows_the_owner_of_a_connection_from_before_the_start(hold, start
 
     assert {(None, holder.told["pid"], "the-holder", "fd_scan", "unknown", False)} == {
         (c["opened"], c["pid"], c["comm"], c["pid_source"], c["direction"], c["complete"]) for c in ended
+    }
+
+
+def test_open_connections_of_a_namespace_have_owner_and_cgroup(hold, netns):
+    holder = hold("pairs", COUNT)
+    command = [sys.executable, "-m", "tracer", "conns", "--open", "--format", "json", "--netns", netns.name]
+    shown = [json.loads(line) for line in subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.splitlines()]
+    cgroup = Path(f"/proc/{holder.told['pid']}/cgroup").read_text().rpartition("::")[2].strip()
+
+    assert 2 * COUNT == len(shown)
+    assert {(holder.told["pid"], "the-holder", "fd_scan", cgroup, netns.inode)} == {
+        (c["pid"], c["comm"], c["pid_source"], c["cgroup"], c["netns"]) for c in shown
     }
 
 
