@@ -3,6 +3,7 @@
 
 import platform
 import time
+from collections import deque
 
 import psutil
 
@@ -14,6 +15,10 @@ from tracer.reconcile.rules import COUNTER_RULES, KNOWN_DIFFERENCES
 from tracer.state.live import LiveState, Subject
 from tracer.state.recent import Recent
 from tracer.state.snapshot import SelfUse, Snapshot
+
+
+#: Own CPU is told as a share of the last so many seconds.
+USE_WINDOW_S = 5.0
 
 
 class Pictures:
@@ -43,7 +48,7 @@ class Pictures:
         )
         self._reconciler = begin_reconciling(run)
         self._process = psutil.Process()
-        self._cpu = (time.monotonic(), self._cpu_s())
+        self._spent = deque([(time.monotonic(), self._cpu_s())])
 
     def fold(self, batch: EventBatch) -> None:
         """Adds a batch, and a sample of the kernel when it is time for one."""
@@ -63,11 +68,14 @@ class Pictures:
         return self.state.take(self._run.capture.counters(), self._use())
 
     def _use(self) -> SelfUse:
-        before, (then, spent) = (time.monotonic(), self._cpu_s()), self._cpu
-        self._cpu = before
-        elapsed = max(before[0] - then, 1e-9)
+        now = (time.monotonic(), self._cpu_s())
+        self._spent.append(now)
+        # The kernel counts CPU time in ticks, so it is measured over some seconds, not over the last picture's time alone.
+        while len(self._spent) > 2 and now[0] - self._spent[1][0] >= USE_WINDOW_S:
+            self._spent.popleft()
+        then = self._spent[0]
         return SelfUse(
-            cpu_ratio=round((before[1] - spent) / elapsed, 4),
+            cpu_ratio=round((now[1] - then[1]) / max(now[0] - then[0], 1e-9), 4),
             rss_bytes=self._process.memory_info().rss,
             ring_fill_ratio=round(self._run.capture.ring_high / self._run.capture.ring_capacity, 4),
         )

@@ -7,7 +7,7 @@ import msgspec
 
 
 class SelfUse(msgspec.Struct, frozen=True):
-    """What tcptrace itself costs: share of one core since the last picture, resident memory, share of the ring in use at worst."""
+    """What tcptrace itself costs: share of one core over the last seconds, resident memory, share of the ring in use at worst."""
 
     cpu_ratio: float
     rss_bytes: int

@@ -132,14 +132,20 @@ def rates(picture: Picture, width: int, rows: int, look: Look) -> list[Text]:
         now = picture.snapshot.rates.get(name, 0)
         style = look.theme.bad if name == "failed" and now else look.theme.title
         line = text(f"{name:<9}{now:>9,}/s", width, style)
-        if width >= 56:
-            shown = "  ".join(f"p{p} {percentile(values, p):,}" for p in (50, 90, 99))
-            line.append(f"   {shown}  max {max(values, default=0):,}", look.theme.quiet)
-        elif width >= 32:
-            line.append(f"  p90 {percentile(values, 90):,}  max {max(values, default=0):,}", look.theme.quiet)
+        line.append("   " + distribution(values, width - line.cell_len - 3), look.theme.quiet)
         lines.append(line)
         lines += [text(row, width, look.theme.rate(name)) for row in bars(padded(values, width), height, look.signs.blocks)]
     return lines
+
+
+def distribution(values: Sequence[int], width: int) -> str:
+    """As much of the values' distribution as fits."""
+    most = f"max {max(values, default=0):,}"
+    for percents in ((50, 90, 99), (50, 99), (99,), ()):
+        shown = "  ".join([*(f"p{p} {percentile(values, p):,}" for p in percents), most])
+        if len(shown) <= width:
+            return shown
+    return ""
 
 
 def rate_history(picture: Picture, name: str) -> Sequence[int]:
