@@ -16,7 +16,6 @@ from tracer.state.live import LiveState, Subject
 from tracer.state.recent import Recent
 from tracer.state.snapshot import SelfUse, Snapshot
 
-
 #: Own CPU is told as a share of the last so many seconds.
 USE_WINDOW_S = 5.0
 
