@@ -12,7 +12,7 @@ import typer
 
 from tracer.cli.events import Format, table_width
 from tracer.cli.names import HostNames
-from tracer.cli.options import CaptureOptions, takes
+from tracer.cli.options import CaptureOptions, Inputs, takes
 from tracer.cli.run import Run, begin_capture, owner_filter, running
 from tracer.errors import UsageError
 from tracer.events.batch import EventBatch
@@ -73,6 +73,7 @@ def conns(
     top: Annotated[int | None, typer.Option("--top", metavar="N", help="At the end, only the first N; with --sort.")] = None,
     dns: Annotated[bool, typer.Option("-d", "--dns", help="Show names of remote hosts, once they are known.")] = False,
     wide: Annotated[bool, typer.Option("-w", "--wide", help="Show all columns and full addresses.")] = False,
+    input: Inputs = None,
 ) -> None:
     """
     One line for each connection as it ends: owner, direction, bytes, duration, and why it ended.
@@ -84,12 +85,14 @@ def conns(
     names = HostNames() if dns else None
     output = Output(format, wide, names)
     try:
+        if open and input:
+            raise UsageError("--open looks at this host now, --input reads a recording", "leave one of them out")
         if open:
             from tracer.cli.open_conns import open_connections
 
             output.write(open_connections(options.plan().keep, choice.owners), wall_offset_ns=0)
             return
-        pending = begin_capture(options)
+        pending = begin_capture(options, input or ())
         with running(pending, options) as run:
             write_connections(run, choice, output, sort, top)
     finally:

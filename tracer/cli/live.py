@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tracer.cli.options import CaptureOptions, takes
+from tracer.cli.options import CaptureOptions, Inputs, takes
 from tracer.cli.run import begin_capture, running
 from tracer.errors import UsageError
 
@@ -15,6 +15,7 @@ def live(
     options: CaptureOptions,
     json: Annotated[bool, typer.Option("--json", help="One snapshot object per refresh on stdout, no console.")] = False,
     refresh: Annotated[float, typer.Option("--refresh", metavar="S", help="Seconds between two pictures.")] = 1.0,
+    input: Inputs = None,
 ) -> None:
     """
     The console: states, rates and losses, live. Ctrl-C ends it.
@@ -25,9 +26,13 @@ def live(
         raise UsageError(f"bad refresh {refresh:g}", "give seconds from 0.1 to 3600")
     if options.pid or options.comm or options.cgroup:
         raise UsageError("live shows the whole host: -p, -c and --cgroup do not apply yet", "use them with: tcptrace events")
-    pending = begin_capture(options)
+    pending = begin_capture(options, input or ())
     # While the programs are compiled, and not by the commands that show no console.
-    from tracer.cli.pictures import Pictures, refresh_until_stopped, screen
+    from tracer.cli.pictures import HostWatch, Pictures, refresh_until_stopped, replay_until_stopped, screen
 
-    with running(pending, options) as run, Pictures(run) as pictures, screen(json) as show:
-        refresh_until_stopped(run, pictures, show, refresh)
+    with running(pending, options) as run, screen(json) as show:
+        if input:
+            replay_until_stopped(run, Pictures(run), show, refresh)
+        else:
+            with HostWatch(run) as host:
+                refresh_until_stopped(run, host, Pictures(run), show, refresh)

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recording with the face of a capture, so that every command that captures can read one instead."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
+import numpy as np
+
+from tracer.errors import RecordingError, UsageError
+from tracer.events.batch import EventBatch
+from tracer.events.records import take
+from tracer.events.schema import STATES
+from tracer.kernel.counters import CounterTotals
+from tracer.kernel.facts import HostFacts
+from tracer.kernel.loader import HookReport
+from tracer.kernel.plan import CapturePlan
+from tracer.log.entries import RunInfo, Sample
+
+if TYPE_CHECKING:
+    from tracer.log.reader import Condition, LogReader  # at run time only where a recording is read: pyarrow takes 25 MB
+
+NS = 1_000_000_000
+STDIN = "-"
+#: A file that is damaged all over is not described place by place.
+DAMAGES_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRecording:
+    """
+    Recordings to be read, in the place of a capture to be begun.
+
+    Attributes:
+        paths: of one run: one file, or the files of a rotation; "-" is standard input.
+        plan: what to keep of them.
+        duration_s: read so much from the beginning; None: all.
+    """
+
+    paths: tuple[str, ...]
+    plan: CapturePlan
+    duration_s: float | None = None
+
+    def wait(self) -> "RecordedCapture":
+        """
+        The recording, opened.
+
+        Raises:
+            RecordingError: one of the files is no recording, or they are not of one run.
+        """
+        return RecordedCapture(self.paths, self.plan, self.duration_s)
+
+
+class RecordedCapture:
+    """
+    The same face as kernel.capture.Capture, over recordings of one run. A context manager.
+
+    Attributes:
+        info: the run.
+        name: of the recording, for messages.
+        samples: what was recorded after the batch that was given last, and before the next.
+        conditions: what is wrong with each file read so far, by name.
+    """
+
+    ring_high = 0
+    ring_capacity = 1
+    bcc = ""
+
+    def __init__(self, paths: Sequence[str], plan: CapturePlan, duration_s: float | None = None) -> None:
+        self._paths, self._duration_s = tuple(paths), duration_s
+        self._files = ExitStack()
+        with self._files:
+            self._readers = in_order([(path, open_reader(path, self._files)) for path in paths])
+            self._files = self._files.pop_all()
+        self.info: RunInfo = self._readers[0][1].info
+        self.name = " ".join(paths)
+        self.plan = plan
+        self.facts: HostFacts = msgspec.convert(self.info.facts, HostFacts)
+        self.hooks = tuple(msgspec.convert(hook, HookReport) for hook in self.info.hooks)
+        self.samples: list[Sample] = []
+        self.conditions: dict[str, Condition] = {}
+        self._until_ns = self.info.started_ns + int(duration_s * NS) if duration_s is not None else None
+
+    def __enter__(self) -> "RecordedCapture":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._files.close()
+
+    def again(self) -> "RecordedCapture":
+        """
+        The same recording from its beginning.
+
+        Raises:
+            RecordingError: it came through a pipe, or is gone.
+        """
+        return RecordedCapture(self._paths, self.plan, self._duration_s)
+
+    def counters(self) -> CounterTotals:
+        """What --summary needs of a capture: a recording has its counters in its samples."""
+        return no_counters()
+
+    def batches(self, stopped: Callable[[], bool], poll_s: float = 0.0) -> Iterator[EventBatch]:  # noqa: ARG002  # as Capture's
+        """The batches as they were folded, less what the plan does not keep; each once what follows it is known."""
+        held: EventBatch | None = None
+        following: list[Sample] = []
+        for item in self._items():
+            if stopped():
+                return
+            if isinstance(item, Sample):
+                following.append(item)
+                continue
+            if held is not None:
+                self.samples, following = following, []
+                yield held
+            if self._until_ns is not None and item.now_ns > self._until_ns:
+                return
+            held = self._kept(item)
+        if held is not None:
+            self.samples = following
+            yield held
+
+    def problems(self) -> list[str]:
+        """What is wrong with the files read so far, one line for each thing."""
+        return [line for name, condition in self.conditions.items() for line in condition_lines(name, condition)]
+
+    def _items(self) -> Iterator[EventBatch | Sample]:
+        """Everything in all the files; what is missing between two of them is a loss like any other."""
+        next_event: int | None = None
+        for name, reader in self._readers:
+            self.conditions[name] = reader.condition
+            if next_event is not None:
+                reader.next_event = next_event
+            yield from reader.items()
+            next_event = reader.next_event
+
+    def _kept(self, batch: EventBatch) -> EventBatch:
+        keep = self.plan.keep.keep(batch.events)
+        if keep.all():
+            return batch
+        return EventBatch(take(batch.events, keep), batch.now_ns, batch.wall_offset_ns, batch.lost)
+
+
+def condition_lines(name: str, condition: "Condition") -> list[str]:
+    """What is wrong with a recording that has been read to its end, one line for each thing."""
+    if not condition.is_known:
+        return []
+    lines = [
+        f"{name}: bytes {d.position} to {d.position + d.length - 1} are damaged and left out" for d in condition.damage[:DAMAGES_SHOWN]
+    ]
+    if len(condition.damage) > DAMAGES_SHOWN:
+        lines.append(f"{name}: {len(condition.damage) - DAMAGES_SHOWN} more stretches are damaged")
+    if condition.damaged_events:
+        lines.append(f"{name}: {condition.damaged_events} events are missing for that, and counted as lost")
+    if not condition.ended:
+        until = f" after {wall_text(condition.last_ns)}" if condition.last_ns else ""
+        rest = f"; {condition.cut_bytes} bytes of what came next are there and cannot be read" if condition.cut_bytes else ""
+        lines.append(f"{name}: its end is missing: nothing is known of what came{until}{rest}")
+    return lines
+
+
+def wall_text(wall_ns: int) -> str:
+    """Wall time as RFC 3339, UTC, milliseconds."""
+    return f"{np.datetime_as_string(np.datetime64(wall_ns, 'ns'), unit='ms')}Z"
+
+
+def no_counters() -> CounterTotals:
+    """Counters that have counted nothing."""
+    none = np.zeros(2, dtype=np.uint64)
+    return CounterTotals(
+        transitions=np.zeros((2, STATES, STATES), dtype=np.uint64),
+        accepts=none,
+        retransmits=none,
+        resets_sent=none,
+        resets_received=none,
+        records=0,
+        filtered=0,
+        lost={},
+        rescued=0,
+        other_protocols=0,
+    )
+
+
+def in_order(readers: list[tuple[str, "LogReader"]]) -> list[tuple[str, "LogReader"]]:
+    """
+    The files of one run in the order in which they were written.
+
+    Raises:
+        UsageError: they are of different runs.
+    """
+    runs = {(reader.info.boot_id, reader.info.started_ns) for _, reader in readers}
+    if len(runs) > 1:
+        raise UsageError(f"{len(readers)} recordings of {len(runs)} runs", "give the files of one run; export and query take several runs")
+    return sorted(readers, key=lambda named: named[1].info.part)
+
+
+def open_reader(path: str, files: ExitStack) -> "LogReader":
+    """
+    A reader of a recording; the file is closed with *files*.
+
+    Raises:
+        RecordingError: it cannot be read, or is no recording.
+        UsageError: what recordings need is not installed.
+    """
+    require_pyarrow()
+    from tracer.log.reader import LogReader
+
+    return LogReader(files.enter_context(open_recording(path)), path)
+
+
+def open_recording(path: str) -> BinaryIO:
+    """The bytes of a recording, unbuffered, so that what comes through a pipe is there at once."""
+    try:
+        if path == STDIN:
+            if sys.stdin is None or sys.stdin.isatty():
+                raise RecordingError("standard input is no recording", "pipe a recording into it, or name a file")
+            return os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+        return Path(path).open("rb", buffering=0)
+    except IsADirectoryError:
+        raise RecordingError(f"{path} is a folder", "give the recording in it") from None
+    except OSError as error:
+        raise RecordingError(f"cannot read {path}: {error.strerror}", "give a file that `tcptrace record` wrote") from error
+
+
+def require_pyarrow() -> None:
+    """
+    Raises:
+        UsageError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow  # noqa: F401  # whether it is there
+    except ImportError as error:
+        raise UsageError("recordings need pyarrow, which is not installed", "install it: pip install 'tcptrace[log]'") from error

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recording: what a recording says of its run, what is written to it, and what is shown meanwhile."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from tracer import __version__
+from tracer.cli.pictures import MOMENT, HostWatch, Moment, Pictures, Show, screen
+from tracer.cli.run import Run, owner_filter
+from tracer.events.batch import EventBatch
+from tracer.events.clock import measure_wall_offset_ns
+from tracer.events.records import take
+from tracer.log.codec import encode
+from tracer.log.entries import FORMAT, RunInfo
+from tracer.log.recording import Recording
+from tracer.state.sockets import SocketTable
+from tracer.views.connection_table import size_text
+
+POLL_S = 0.1
+REFRESH_S = 1.0
+
+
+def run_info(run: Run) -> RunInfo:
+    """What a recording says of its run."""
+    return RunInfo(
+        format=FORMAT,
+        version=__version__,
+        host=run.host,
+        kernel=run.capture.facts.release,
+        boot_id=boot_id(),
+        started_ns=run.began_ns,
+        wall_offset_ns=measure_wall_offset_ns(),
+        hooks=[msgspec.to_builtins(hook) for hook in run.capture.hooks],
+        facts=msgspec.to_builtins(run.capture.facts),
+        plan=plan_values(run),
+        command_line=["tcptrace", *sys.argv[1:]],
+    )
+
+
+def plan_values(run: Run) -> dict[str, object]:
+    """What was asked for, as plain values: networks as text."""
+    values = dataclasses.asdict(run.capture.plan)
+    values["keep"]["networks"] = [str(network) for network in run.capture.plan.keep.networks]
+    plain: dict[str, object] = msgspec.to_builtins(values)
+    return plain
+
+
+def boot_id() -> str:
+    """What tells this boot of the host from any other; "" where the kernel does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+class View(Protocol):
+    """What is shown while a recording is made."""
+
+    def fold(self, batch: EventBatch) -> None:
+        """Sees a batch."""
+
+    def show(self, moment: Moment) -> None:
+        """Shows how it stands, once a second."""
+
+
+class StatusLine:
+    """One line, over and over, on a terminal; nothing anywhere else."""
+
+    def __init__(self, run: Run, recording: Recording) -> None:
+        self._run = run
+        self._recording = recording
+        self._before = (time.monotonic(), 0)
+
+    def fold(self, batch: EventBatch) -> None:
+        pass
+
+    def show(self, moment: Moment) -> None:  # noqa: ARG002  # a View
+        now, events = time.monotonic(), self._run.events
+        then, before = self._before
+        self._before = (now, events)
+        rate = (events - before) / max(now - then, 1e-9)
+        line = f"{events:,} events, {rate:,.0f}/s, lost {self._run.lost_total:,}, {size_text(self._recording.size)}"
+        print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
+
+
+class LivePictures:
+    """The live view, as of `tcptrace live`."""
+
+    def __init__(self, run: Run, show: Show) -> None:
+        self._pictures = Pictures(run)
+        self._show = show
+
+    def fold(self, batch: EventBatch) -> None:
+        self._pictures.fold(batch)
+
+    def show(self, moment: Moment) -> None:
+        self._show(self._pictures.take(moment))
+
+
+class Silence:
+    """Nothing is shown."""
+
+    def fold(self, batch: EventBatch) -> None:
+        pass
+
+    def show(self, moment: Moment) -> None:
+        pass
+
+
+@contextmanager
+def shown(run: Run, recording: Recording, console: bool, json: bool) -> Iterator[View]:
+    """The view that is wanted, or that the terminal allows."""
+    if console or json:
+        with screen(json) as show:
+            yield LivePictures(run, show)
+    elif sys.stderr.isatty():
+        yield StatusLine(run, recording)
+        print(file=sys.stderr)
+    else:
+        yield Silence()
+
+
+def record_until_stopped(run: Run, host: HostWatch, recording: Recording, view: View) -> None:
+    """Writes every batch, and once a second, and at the end, what else a picture needs."""
+    keep = owned_only(run)
+    due = time.monotonic() + REFRESH_S
+    for taken in run.batches(POLL_S):
+        batch = keep(taken)
+        run.room(len(batch))
+        recording.append(batch)
+        view.fold(batch)
+        if recording.is_full:
+            run.stop.ask()
+        if time.monotonic() >= due:
+            observe(host, recording, view)
+            due = max(due + REFRESH_S, time.monotonic())
+    observe(host, recording, view)
+
+
+def observe(host: HostWatch, recording: Recording, view: View) -> None:
+    moment = host.moment()
+    recording.sample(MOMENT, encode(moment), keep=True)
+    view.show(moment)
+
+
+def owned_only(run: Run) -> Callable[[EventBatch], EventBatch]:
+    """Leaves the events of unwanted owners out of a batch, where -p, -c or --cgroup is given."""
+    owners = owner_filter(run.options)
+    if owners.keeps_all:
+        return lambda batch: batch
+    table = SocketTable()
+
+    def keep(batch: EventBatch) -> EventBatch:
+        wanted = owners.keep(table.fold(batch))
+        return EventBatch(take(batch.events, wanted), batch.now_ns, batch.wall_offset_ns, batch.lost)
+
+    return keep
+
+
+def sizes(events: int, size: int) -> str:
+    """How much was recorded, in one line."""
+    each = f", {size / events:.1f} bytes per event" if events else ""
+    return f"{events} events, {size_text(size)}{each}"
