@@ -5,8 +5,9 @@ import io
 
 import numpy as np
 
+from tracer.events.addresses import V4_PREFIX
 from tracer.events.batch import EventBatch
-from tracer.events.schema import EVENT_DTYPE, Kind
+from tracer.events.schema import EVENT_DTYPE, Flag, Kind, State
 from tracer.log.entries import FORMAT, RunInfo, Sample
 from tracer.log.reader import LogReader
 from tracer.log.writer import LogWriter
@@ -14,6 +15,66 @@ from tracer.log.writer import LogWriter
 NS = 1_000_000_000
 BEGAN_NS = 1_000 * NS
 WALL_NS = 1_790_000_000 * NS
+
+
+FACTS = {
+    "release": "6.18.0-test",
+    "version": [6, 18],
+    "machine": "x86_64",
+    "root": True,
+    "capabilities": ["CAP_BPF"],
+    "btf": True,
+    "tracefs": False,
+    "lockdown": "",
+    "possible_cpus": 2,
+    "home_netns": 4026531840,
+    "bcc_python": None,
+}
+
+#: A connection to a service of this host, both ends: end, kind, old and new state, whether the owner is known.
+LIFE = (
+    (0, Kind.STATE, State.CLOSE, State.SYN_SENT, True),
+    (0, Kind.STATE, State.SYN_SENT, State.ESTABLISHED, False),
+    (1, Kind.STATE, State.LISTEN, State.SYN_RECV, False),
+    (1, Kind.STATE, State.SYN_RECV, State.ESTABLISHED, False),
+    (1, Kind.ACCEPT, 0, 0, True),
+    (0, Kind.STATE, State.ESTABLISHED, State.FIN_WAIT1, True),
+    (1, Kind.STATE, State.ESTABLISHED, State.CLOSE_WAIT, False),
+    (0, Kind.STATE, State.FIN_WAIT1, State.FIN_WAIT2, False),
+    (1, Kind.STATE, State.CLOSE_WAIT, State.LAST_ACK, True),
+    (0, Kind.STATE, State.FIN_WAIT2, State.CLOSE, False),
+    (1, Kind.STATE, State.LAST_ACK, State.CLOSE, False),
+)
+
+
+def make_lives(count, first_ns=BEGAN_NS, step_ns=1_000_000):
+    """Events of *count* connections one after the other, over loopback, each an event every *step_ns*."""
+    events = np.zeros(count * len(LIFE), dtype=EVENT_DTYPE)
+    loopback = np.frombuffer(V4_PREFIX + b"\x7f\0\0\1", dtype="V16")[0]
+    for i, event in enumerate(events):
+        number, step = divmod(i, len(LIFE))
+        end, kind, old, new, owned = LIFE[step]
+        event["kind"], event["old_state"], event["new_state"] = kind, old, new
+        event["sock"], event["ts_ns"] = 0xFFFF888000000000 + 2 * number + end, first_ns + i * step_ns
+        event["saddr"] = event["daddr"] = loopback
+        ports = (40_000 + number, 8080)
+        event["sport"], event["dport"] = ports if end == 0 else ports[::-1]
+        if step == 0:
+            event["sport"] = 0
+        event["family"], event["netns"] = 4, 4026531840
+        if owned:
+            event["flags"], event["tgid"], event["uid"], event["cgroup"] = Flag.HAS_OWNER, 100 + end, 1000 + end, 77
+            event["comm"] = (b"client", b"server")[end]
+    return events
+
+
+def make_run(lives=23, batch_events=40, lost_before=None, step_ns=1_000_000):
+    """Batches of lives as a capture takes them; the one of that number has lost 5 events."""
+    events = make_lives(lives, step_ns=step_ns)
+    parts = [events[i : i + batch_events] for i in range(0, len(events), batch_events)]
+    return [
+        EventBatch(part, int(part["ts_ns"][-1]) + 1, WALL_NS, {"ring_full": 5} if i == lost_before else {}) for i, part in enumerate(parts)
+    ]
 
 
 def make_events(count, first=0, ts_ns=BEGAN_NS):
@@ -43,7 +104,7 @@ def make_info(**changes):
         "started_ns": BEGAN_NS,
         "wall_offset_ns": WALL_NS,
         "hooks": [{"hook": "state", "kind": "raw_tracepoint", "tried": []}],
-        "facts": {},
+        "facts": FACTS,
         "plan": {},
         "command_line": ["tcptrace", "record", "-o", "run.arrows"],
     }

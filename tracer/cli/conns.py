@@ -13,6 +13,7 @@ import typer
 from tracer.cli.events import Format, table_width
 from tracer.cli.names import HostNames
 from tracer.cli.options import CaptureOptions, Inputs, takes
+from tracer.cli.recorded import RecordedCapture
 from tracer.cli.run import Run, begin_capture, owner_filter, running
 from tracer.errors import UsageError
 from tracer.events.batch import EventBatch
@@ -22,7 +23,7 @@ from tracer.state.connections import ENDED_DTYPE, ConnectionArray, ConnectionTab
 from tracer.state.outcomes import Outcome
 from tracer.state.select import OwnerFilter
 from tracer.views.connection_table import TABLE_COLUMNS
-from tracer.views.connections import CONNECTION_NAMES, OUTCOMES, ConnectionRows, connection_columns
+from tracer.views.connections import CONNECTION_NAMES, OUTCOMES, CgroupNames, ConnectionRows, connection_columns
 from tracer.views.lines import FORMATS, Lines
 from tracer.views.table import WIDE, Table, TableColumn
 from tracer.views.writers import loss_line
@@ -129,7 +130,7 @@ class Output:
     """Where connections are written, in the chosen format."""
 
     def __init__(self, format_name: Format, wide: bool, names: HostNames | None) -> None:
-        self._cgroups = CgroupPaths()
+        self.cgroups: CgroupNames = CgroupPaths()
         self._host = names
         self._stream = sys.stdout.buffer
         self._lines = Lines(self._stream, FORMATS[format_name](CONNECTION_NAMES)) if format_name in FORMATS else None
@@ -138,7 +139,7 @@ class Output:
 
     def write(self, connections: ConnectionArray, wall_offset_ns: int) -> None:
         """Writes and flushes; before the first ones their heading."""
-        rows = ConnectionRows(connections, wall_offset_ns, self._cgroups, self._host)
+        rows = ConnectionRows(connections, wall_offset_ns, self.cgroups, self._host)
         self._begin()
         if self._lines is not None:
             self._lines.columns(connection_columns(rows))
@@ -168,6 +169,8 @@ def widened(columns: Sequence[TableColumn]) -> list[TableColumn]:
 
 def write_connections(run: Run, choice: Choice, output: Output, sort: str | None, top: int | None) -> None:
     """Folds every batch; writes each wanted connection as it ends, or, sorted, all of them at the end."""
+    if isinstance(run.capture, RecordedCapture):
+        output.cgroups = run.capture.cgroups
     table = ConnectionTable(sees_accepts=any(h.hook == "accept" and h.kind for h in run.capture.hooks))
     kept: list[ConnectionArray] = []
     wall_offset_ns = 0

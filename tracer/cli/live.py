@@ -28,11 +28,13 @@ def live(
         raise UsageError("live shows the whole host: -p, -c and --cgroup do not apply yet", "use them with: tcptrace events")
     pending = begin_capture(options, input or ())
     # While the programs are compiled, and not by the commands that show no console.
-    from tracer.cli.pictures import HostWatch, Pictures, refresh_until_stopped, replay_until_stopped, screen
+    from tracer.cli.pictures import HostWatch, Pictures, refresh_until_stopped, screen
 
-    with running(pending, options) as run, screen(json) as show:
+    with running(pending, options) as run:
         if input:
-            replay_until_stopped(run, Pictures(run), show, refresh)
-        else:
-            with HostWatch(run) as host:
-                refresh_until_stopped(run, host, Pictures(run), show, refresh)
+            from tracer.cli.player import play
+
+            play(run, json, refresh, speed=float("inf"))
+            return
+        with HostWatch(run) as host, screen(json) as show:
+            refresh_until_stopped(run, host, Pictures(run), show, refresh)

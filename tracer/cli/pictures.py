@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from tracer.cli.recorded import RecordedCapture
+from tracer.cli.recorded import no_counters
 from tracer.cli.run import Run
 from tracer.errors import RecordingError
 from tracer.events.batch import EventBatch
@@ -57,6 +57,8 @@ class Moment:
     time_wait: int | None
 
 
+#: What a recording that was cut off before its first sample has.
+NOTHING_KNOWN = Moment(no_counters(), None, None)
 #: The kind of the samples that are moments.
 MOMENT = "moment"
 
@@ -111,23 +113,6 @@ def refresh_until_stopped(run: Run, host: HostWatch, pictures: "Pictures", show:
             show(pictures.take(host.moment()))
             due = max(due + refresh_s, time.monotonic())
     show(pictures.take(host.moment()))
-
-
-def replay_until_stopped(run: Run, pictures: "Pictures", show: Show, refresh_s: float) -> None:
-    """Folds every batch of a recording, and shows the pictures that could be seen then, *refresh_s* seconds apart, and the last one."""
-    assert isinstance(run.capture, RecordedCapture)
-    shown_ns = run.began_ns
-    late: Moment | None = None
-    for batch in run.batches(0.0):
-        run.room(len(batch))
-        pictures.fold(batch)
-        for moment in recorded_moments(run.capture.samples):
-            late = moment
-            if batch.now_ns - shown_ns > (refresh_s - POLL_S) * 1e9:
-                show(pictures.take(moment))
-                late, shown_ns = None, batch.now_ns
-    if late is not None:
-        show(pictures.take(late))
 
 
 class Pictures:

@@ -11,11 +11,10 @@ from enum import Enum
 from types import TracebackType
 
 from tracer.cli.keys import Keys
-from tracer.cli.pictures import POLL_S, Pictures, Show, recorded_moments
+from tracer.cli.pictures import NOTHING_KNOWN, POLL_S, Pictures, Show, recorded_moments, screen
 from tracer.cli.points import Point
 from tracer.cli.recorded import RecordedCapture
 from tracer.cli.run import Run
-from tracer.errors import UsageError
 from tracer.events.batch import EventBatch
 from tracer.events.filters import UndecidedBirths
 from tracer.state.snapshot import Snapshot
@@ -39,6 +38,14 @@ class Ending(Enum):
     REWIND = 3
 
 
+def play(run: Run, as_json: bool, refresh_s: float, speed: float, first: Point | None = None, last: Point | None = None) -> None:
+    """Plays the recording of a run from one point to another, on the screen or as JSON Lines."""
+    assert isinstance(run.capture, RecordedCapture)
+    keys = Keys(enabled=not as_json and not run.capture.is_piped)
+    with keys, Player(run, keys, speed, all_pictures=as_json) as player, screen(as_json, player.footer) as show:
+        player.play(show, refresh_s, first, last)
+
+
 class Player:
     """
     Plays the recording of a run. A context manager.
@@ -51,8 +58,7 @@ class Player:
     """
 
     def __init__(self, run: Run, keys: Keys, speed: float, all_pictures: bool) -> None:
-        if not isinstance(run.capture, RecordedCapture):
-            raise UsageError("nothing to replay", "name a recording")
+        assert isinstance(run.capture, RecordedCapture)
         self._capture = run.capture
         self._run = run
         self._keys = keys
@@ -92,7 +98,7 @@ class Player:
 
     def _pass(self, show: Show, refresh_s: float, last: Point | None) -> Ending:
         pictures = Pictures(self._run)
-        shown_ns, late = self._run.began_ns, None
+        shown_ns, moment, is_late = self._run.began_ns, NOTHING_KNOWN, False
         self._anchor = None
         for batch in self._run.batches(0.0):
             if last is not None and last.is_reached(batch, self._run.began_ns):
@@ -101,13 +107,14 @@ class Player:
             if ending is not None:
                 return ending
             pictures.fold(batch)
+            is_late = True
             for moment in recorded_moments(self._capture.samples):
-                late = moment
-                if self._is_wanted(batch, shown_ns, refresh_s):
+                is_late = not self._is_wanted(batch, shown_ns, refresh_s)
+                if not is_late:
                     self._show(show, pictures.take(moment))
-                    late, shown_ns = None, batch.now_ns
-        if late is not None:
-            self._show(show, pictures.take(late))
+                    shown_ns = batch.now_ns
+        if is_late:
+            self._show(show, pictures.take(moment))
         return Ending.DONE
 
     def _is_wanted(self, batch: EventBatch, shown_ns: int, refresh_s: float) -> bool:

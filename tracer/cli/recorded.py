@@ -57,6 +57,25 @@ class PendingRecording:
         return RecordedCapture(self.paths, self.plan, self.duration_s)
 
 
+#: The kind of the samples that name cgroups.
+CGROUPS = "cgroups"
+
+
+class KnownCgroups:
+    """Paths of the recorded host's cgroups by id, as far as the recording has told them: on this host an id is another's."""
+
+    def __init__(self) -> None:
+        self._paths: dict[int, str] = {}
+
+    def path(self, cgroup: int) -> str | None:
+        """None where it is not known."""
+        return self._paths.get(cgroup)
+
+    def add(self, sample: Sample) -> None:
+        """Takes a sample of the kind CGROUPS."""
+        self._paths |= msgspec.json.decode(sample.content(), type=dict[int, str])
+
+
 class RecordedCapture:
     """
     The same face as kernel.capture.Capture, over recordings of one run. A context manager.
@@ -65,6 +84,7 @@ class RecordedCapture:
         info: the run.
         name: of the recording, for messages.
         samples: what was recorded after the batch that was given last, and before the next.
+        cgroups: the names of the host's cgroups, as far as they have been read.
         conditions: what is wrong with each file read so far, by name.
     """
 
@@ -84,6 +104,7 @@ class RecordedCapture:
         self.facts: HostFacts = msgspec.convert(self.info.facts, HostFacts)
         self.hooks = tuple(msgspec.convert(hook, HookReport) for hook in self.info.hooks)
         self.samples: list[Sample] = []
+        self.cgroups = KnownCgroups()
         self.conditions: dict[str, Condition] = {}
         self._until_ns = self.info.started_ns + int(duration_s * NS) if duration_s is not None else None
 
@@ -92,6 +113,11 @@ class RecordedCapture:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._files.close()
+
+    @property
+    def is_piped(self) -> bool:
+        """Whether it comes through standard input."""
+        return STDIN in self._paths
 
     def again(self) -> "RecordedCapture":
         """
@@ -137,7 +163,11 @@ class RecordedCapture:
             self.conditions[name] = reader.condition
             if next_event is not None:
                 reader.next_event = next_event
-            yield from reader.items()
+            for item in reader.items():
+                if isinstance(item, Sample) and item.kind == CGROUPS:
+                    self.cgroups.add(item)
+                else:
+                    yield item
             next_event = reader.next_event
 
     def _kept(self, batch: EventBatch) -> EventBatch:
@@ -159,7 +189,7 @@ def condition_lines(name: str, condition: "Condition") -> list[str]:
     if condition.damaged_events:
         lines.append(f"{name}: {condition.damaged_events} events are missing for that, and counted as lost")
     if not condition.ended:
-        until = f" after {wall_text(condition.last_ns)}" if condition.last_ns else ""
+        until = f" after {wall_text(condition.last_ns)}" if condition.last_ns else " at all"
         rest = f"; {condition.cut_bytes} bytes of what came next are there and cannot be read" if condition.cut_bytes else ""
         lines.append(f"{name}: its end is missing: nothing is known of what came{until}{rest}")
     return lines
@@ -198,6 +228,26 @@ def in_order(readers: list[tuple[str, "LogReader"]]) -> list[tuple[str, "LogRead
     if len(runs) > 1:
         raise UsageError(f"{len(readers)} recordings of {len(runs)} runs", "give the files of one run; export and query take several runs")
     return sorted(readers, key=lambda named: named[1].info.part)
+
+
+def by_run(paths: Sequence[str]) -> list[list[str]]:
+    """
+    The recordings of each run, in the order in which the runs are first named.
+
+    Raises:
+        RecordingError: one of them cannot be read.
+        UsageError: standard input is one of several.
+    """
+    if len(paths) < 2:
+        return [list(paths)]
+    if STDIN in paths:
+        raise UsageError("standard input is read once, and alone", "save it to a file first")
+    runs: dict[tuple[str, int], list[str]] = {}
+    for path in paths:
+        with ExitStack() as files:
+            info = open_reader(path, files).info
+        runs.setdefault((info.boot_id, info.started_ns), []).append(path)
+    return list(runs.values())
 
 
 def open_reader(path: str, files: ExitStack) -> "LogReader":

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
+import numpy as np
 
 from tracer import __version__
 from tracer.cli.pictures import MOMENT, HostWatch, Moment, Pictures, Show, screen
+from tracer.cli.recorded import CGROUPS
 from tracer.cli.run import Run, owner_filter
 from tracer.events.batch import EventBatch
 from tracer.events.clock import measure_wall_offset_ns
@@ -20,6 +22,7 @@ from tracer.events.records import take
 from tracer.log.codec import encode
 from tracer.log.entries import FORMAT, RunInfo
 from tracer.log.recording import Recording
+from tracer.reconcile.cgroups import CgroupPaths
 from tracer.state.sockets import SocketTable
 from tracer.views.connection_table import size_text
 
@@ -129,11 +132,15 @@ def shown(run: Run, recording: Recording, console: bool, json: bool) -> Iterator
 
 def record_until_stopped(run: Run, host: HostWatch, recording: Recording, view: View) -> None:
     """Writes every batch, and once a second, and at the end, what else a picture needs."""
-    keep = owned_only(run)
+    keep, cgroups = owned_only(run), NewCgroups()
+    names: dict[int, str] = {}
     due = time.monotonic() + REFRESH_S
     for taken in run.batches(POLL_S):
         batch = keep(taken)
         run.room(len(batch))
+        names |= (new := cgroups.name(batch))
+        if new:
+            recording.sample(CGROUPS, msgspec.json.encode(names), keep=True)
         recording.append(batch)
         view.fold(batch)
         if recording.is_full:
@@ -142,6 +149,22 @@ def record_until_stopped(run: Run, host: HostWatch, recording: Recording, view: 
             observe(host, recording, view)
             due = max(due + REFRESH_S, time.monotonic())
     observe(host, recording, view)
+
+
+class NewCgroups:
+    """Finds the cgroups that no batch had before, so that the recording can name them: elsewhere an id says nothing."""
+
+    def __init__(self) -> None:
+        self._seen = {0}
+        self._paths = CgroupPaths()
+
+    def name(self, batch: EventBatch) -> dict[int, str]:
+        """Paths of the cgroups that are new in a batch; one that is gone by now has none."""
+        ids = batch.events["cgroup"]
+        new = set(ids[np.flatnonzero(ids[1:] != ids[:-1]) + 1].tolist() + ids[:1].tolist()) - self._seen
+        self._seen |= new
+        paths = {cgroup: self._paths.path(cgroup) for cgroup in new}
+        return {cgroup: path for cgroup, path in paths.items() if path is not None}
 
 
 def observe(host: HostWatch, recording: Recording, view: View) -> None:

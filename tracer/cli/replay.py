@@ -33,10 +33,7 @@ def replay(
     factor = parse_speed(speed)
     first, last = parse_point(begin), parse_point(end)
     pending = begin_capture(options, recordings)
-    from tracer.cli.keys import Keys
-    from tracer.cli.pictures import screen
-    from tracer.cli.player import Player
+    from tracer.cli.player import play
 
-    keys = Keys(enabled=not json and "-" not in recordings)
-    with running(pending, options) as run, keys, Player(run, keys, factor, json) as player, screen(json, player.footer) as show:
-        player.play(show, refresh, first, last)
+    with running(pending, options) as run:
+        play(run, json, refresh, factor, first, last)
