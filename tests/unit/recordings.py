@@ -105,7 +105,8 @@ def make_info(**changes):
         "wall_offset_ns": WALL_NS,
         "hooks": [{"hook": "state", "kind": "raw_tracepoint", "tried": []}],
         "facts": FACTS,
-        "plan": {},
+        "keep": {},
+        "ring_bytes": 8 << 20,
         "command_line": ["tcptrace", "record", "-o", "run.arrows"],
     }
     return RunInfo(**values | changes)

@@ -7,9 +7,9 @@ import pytest
 from tracer.events.batch import EventBatch
 from tracer.events.clock import TOLERANCE_NS, WallClock
 from tracer.events.schema import EVENT_DTYPE, STATES, Kind, State
-from tracer.reconcile.baseline import state_changes
-from tracer.reconcile.proc_net import count_states, parse_sockstat
+from tracer.reconcile.proc_net import parse_sockstat, parse_table
 from tracer.state.rates import RATES, RateTable
+from tracer.state.samples import state_changes
 from tracer.state.select import CgroupTree, OwnerFilter
 from tracer.state.sockets import CONTEXT_DTYPE, PidSource
 
@@ -61,7 +61,7 @@ def test_seconds_move_on_without_events_and_old_ones_leave():
 
 
 def test_a_childs_birth_does_not_take_a_listener_away():
-    transitions = np.zeros((STATES, STATES), dtype=np.uint64)
+    transitions = np.zeros((STATES, STATES), dtype=np.int64)
     transitions[S.CLOSE, S.LISTEN] = 1
     transitions[S.LISTEN, S.SYN_RECV] = 5
     transitions[S.SYN_RECV, S.ESTABLISHED] = 4
@@ -82,8 +82,11 @@ broken
 """
 
 
-def test_only_full_sockets_are_counted():
-    assert {S.LISTEN: 1, S.ESTABLISHED: 1, S.FIN_WAIT2: 1} == count_states(PROC_NET_TCP.splitlines())
+def test_only_full_sockets_are_sockets():
+    table = parse_table(PROC_NET_TCP.splitlines(), netns=7)
+
+    assert [S.LISTEN, S.ESTABLISHED, S.FIN_WAIT2] == table.sockets["state"].tolist()
+    assert (1, 1) == (table.requests, table.minis)
 
 
 def test_sockstat_keeps_what_it_does_not_know():

@@ -12,7 +12,7 @@ from rich.console import Console
 from tracer.events.addresses import address_text, endpoint_text, short_endpoint_text
 from tracer.events.batch import EventBatch
 from tracer.events.schema import EVENT_DTYPE, Flag, Kind, State
-from tracer.state.snapshot import SelfUse, Snapshot
+from tracer.state.snapshot import Drift, SelfUse, Snapshot
 from tracer.state.sockets import SocketTable
 from tracer.views.columns import EVENT_NAMES, Rows
 from tracer.views.connection_table import size_text
@@ -169,6 +169,17 @@ def picture(**changes):
         "history": {name: list(range(180)) for name in rates},
         "totals": {"events": 123_456_789},
         "lost": {"ring_full": 5},
+        "mini_sockets": {"TIME_WAIT": None},
+        "retransmits": {},
+        "resets": {},
+        "ports": {},
+        "top": {},
+        "latency": {},
+        "namespaces": [],
+        "sockstat": {},
+        "drift": None,
+        "patterns": [],
+        "alerts": [],
         "use": SelfUse(0.011, 45_000_000, 0.2),
     }
     return Snapshot(**fields | changes)
@@ -203,6 +214,15 @@ def test_a_picture_says_what_is_lost_and_what_is_not_known():
     assert "states approximate" in text
     assert "1,234,567" in text
     assert "TIME_WAIT            -" in text
+
+
+def drift(total):
+    return Drift(total, "2026-01-01T00:00:00Z", None, None, 2.0, 0.01, 0.1, {}, {}, None, None, 0, [])
+
+
+def test_a_picture_says_how_far_it_is_from_the_kernel():
+    assert "drift 0" in "\n".join(drawn(picture(drift=drift(0), exact=True), 120, 40))
+    assert "drift 17" in "\n".join(drawn(picture(drift=drift(17)), 120, 40))
 
 
 def test_bars_stand_on_their_ground_and_a_small_value_is_not_nothing():

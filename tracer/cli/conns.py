@@ -13,6 +13,7 @@ import typer
 from tracer.cli.events import Format, table_width
 from tracer.cli.names import HostNames
 from tracer.cli.options import CaptureOptions, Inputs, takes
+from tracer.cli.reconciling import Reconciling, begin_reconciling
 from tracer.cli.recorded import RecordedCapture
 from tracer.cli.run import Run, begin_capture, owner_filter, running
 from tracer.errors import UsageError
@@ -20,6 +21,7 @@ from tracer.events.batch import EventBatch
 from tracer.kernel.capture import POLL_S
 from tracer.reconcile.cgroups import CgroupPaths
 from tracer.state.connections import ENDED_DTYPE, ConnectionArray, ConnectionTable
+from tracer.state.merged import MergedConnections
 from tracer.state.outcomes import Outcome
 from tracer.state.select import OwnerFilter
 from tracer.views.connection_table import TABLE_COLUMNS
@@ -172,13 +174,22 @@ def write_connections(run: Run, choice: Choice, output: Output, sort: str | None
     if isinstance(run.capture, RecordedCapture):
         output.cgroups = run.capture.cgroups
     table = ConnectionTable(sees_accepts=any(h.hook == "accept" and h.kind for h in run.capture.hooks))
+    merged = MergedConnections(table, run.keep, run.capture.facts.home_netns)
+    with begin_reconciling(run) as reconciler:
+        fold_and_write(run, merged, reconciler, choice, output, sort, top)
+
+
+def fold_and_write(
+    run: Run, merged: MergedConnections, reconciler: Reconciling, choice: Choice, output: Output, sort: str | None, top: int | None
+) -> None:
     kept: list[ConnectionArray] = []
     wall_offset_ns = 0
     output.write(np.zeros(0, dtype=ENDED_DTYPE), 0)
     for batch in run.batches(POLL_S):
         if batch.lost:
             output.lost(batch)
-        ended = table.fold(batch)
+        ended = merged.fold(batch)
+        reconciler.apply_if_ready(batch, merged.reconcile)
         ended = ended[choice.keep(ended)]
         ended = ended[: run.room(len(ended))]
         wall_offset_ns = batch.wall_offset_ns

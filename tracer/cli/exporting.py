@@ -9,12 +9,11 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from tracer.cli.groups import connection_groups, connection_table_of, event_groups, recorded_cgroups
+from tracer.cli.groups import connection_fold, connection_groups, event_groups, recorded_cgroups
 from tracer.cli.options import CaptureOptions
 from tracer.cli.recorded import RecordedCapture, by_run
 from tracer.cli.run import Run, begin_capture, owner_filter, running, say
 from tracer.events.batch import EventBatch
-from tracer.events.records import take
 from tracer.log.files import check_new_file, open_for_writing
 from tracer.log.parquet import Dataset, ParquetFile, make_folders
 from tracer.state.sockets import SocketTable
@@ -141,13 +140,10 @@ def event_lines(run: Run, lines: Lines) -> Callable[[EventBatch], int]:
 
 def connection_lines(run: Run, lines: Lines) -> Callable[[EventBatch], int]:
     """Writes the connections that ended in a batch, if the options want them; tells how many."""
-    owners, table, cgroups = owner_filter(run.options), connection_table_of(run), recorded_cgroups(run)
+    fold, cgroups = connection_fold(run), recorded_cgroups(run)
 
     def write(batch: EventBatch) -> int:
-        ended = table.fold(batch)
-        if not owners.keeps_all:
-            ended = take(ended, owners.keep(ended))
-        ended = ended[: run.room(len(ended))]
+        ended = fold(batch)
         lines.columns(connection_columns(ConnectionRows(ended, batch.wall_offset_ns, cgroups)))
         return len(ended)
 

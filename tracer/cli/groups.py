@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings folded into events with their owners, or into connections, in groups large enough for a table's row group."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
+from tracer.cli.reconciling import begin_reconciling
 from tracer.cli.recorded import KnownCgroups, RecordedCapture
 from tracer.cli.run import Run, owner_filter
 from tracer.events.batch import EventBatch
 from tracer.events.records import join, take
 from tracer.events.schema import EventArray
 from tracer.state.connections import ConnectionArray, ConnectionTable
+from tracer.state.merged import MergedConnections
 from tracer.state.sockets import CONTEXT_DTYPE, ContextArray, SocketTable
 from tracer.views.arrow import ConnectionGroup, EventGroup, loss_event
 from tracer.views.connections import ConnectionRows
@@ -98,14 +100,11 @@ def event_groups(run: Run) -> Iterator[EventGroup]:
 
 def connection_groups(run: Run) -> Iterator[ConnectionGroup]:
     """All connections of the run that ended, if its options want them, in the order of their ends but for a few microseconds."""
-    owners, table, cgroups = owner_filter(run.options), connection_table_of(run), recorded_cgroups(run)
+    fold, cgroups = connection_fold(run), recorded_cgroups(run)
     waiting: list[ConnectionArray] = []
     rows, offset_ns = 0, 0
     for batch in run.batches(0.0):
-        ended = table.fold(batch)
-        if not owners.keeps_all:
-            ended = take(ended, owners.keep(ended))
-        ended = ended[: run.room(len(ended))]
+        ended = fold(batch)
         # A group has one offset to wall time: it ends where the clock was set.
         if rows and (rows >= GROUP_ROWS or batch.wall_offset_ns != offset_ns):
             yield ConnectionGroup(ConnectionRows(in_order_of_ends(waiting), offset_ns, cgroups), run.host)
@@ -122,9 +121,21 @@ def in_order_of_ends(parts: list[ConnectionArray]) -> ConnectionArray:
     return take(connections, np.argsort(connections["closed_ns"], kind="stable"))
 
 
-def connection_table_of(run: Run) -> ConnectionTable:
-    """An empty table for the connections of the run."""
-    return ConnectionTable(sees_accepts=any(h.hook == "accept" and h.kind for h in run.capture.hooks))
+def connection_fold(run: Run) -> Callable[[EventBatch], ConnectionArray]:
+    """Folds batches, and the samples that were recorded after them; gives the connections that ended, if the run's options want them."""
+    owners = owner_filter(run.options)
+    table = ConnectionTable(sees_accepts=any(h.hook == "accept" and h.kind for h in run.capture.hooks))
+    merged = MergedConnections(table, run.keep, run.capture.facts.home_netns)
+    reconciler = begin_reconciling(run)
+
+    def fold(batch: EventBatch) -> ConnectionArray:
+        ended = merged.fold(batch)
+        reconciler.apply_if_ready(batch, merged.reconcile)
+        if not owners.keeps_all:
+            ended = take(ended, owners.keep(ended))
+        return ended[: run.room(len(ended))]
+
+    return fold
 
 
 def recorded_cgroups(run: Run) -> KnownCgroups:

@@ -28,7 +28,8 @@ def live(
         raise UsageError("live shows the whole host: -p, -c and --cgroup do not apply yet", "use them with: tcptrace events")
     pending = begin_capture(options, input or ())
     # While the programs are compiled, and not by the commands that show no console.
-    from tracer.cli.pictures import HostWatch, Pictures, refresh_until_stopped, screen
+    from tracer.cli.pictures import Pictures, refresh_until_stopped, screen
+    from tracer.cli.reconciling import begin_reconciling
 
     with running(pending, options) as run:
         if input:
@@ -36,5 +37,5 @@ def live(
 
             play(run, json, refresh, speed=float("inf"))
             return
-        with HostWatch(run) as host, screen(json) as show:
-            refresh_until_stopped(run, host, Pictures(run), show, refresh)
+        with begin_reconciling(run) as reconciler, screen(json) as show:
+            refresh_until_stopped(run, reconciler, Pictures(run), show, refresh)

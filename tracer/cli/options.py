@@ -43,7 +43,8 @@ class CaptureOptions:
         None
     )
     netns: Annotated[
-        str | None, typer.Option("--netns", metavar="NS", help="Only this network namespace: name, PID, path or inode number.")
+        str | None,
+        typer.Option("--netns", metavar="NS", help="Only this network namespace: name, PID, path, number; all: look into each."),
     ] = None
     cgroup: Annotated[Path | None, typer.Option("--cgroup", metavar="PATH", help="Only processes in this cgroup (v2) or below it.")] = None
     ring_size: Annotated[str, typer.Option("--ring-size", metavar="SIZE", help="Size of the ring buffer, a power of two.")] = "8M"
@@ -53,6 +54,11 @@ class CaptureOptions:
     no_bpf: Annotated[bool, typer.Option("--no-bpf", help="Poll the socket table instead: sees less, needs no privilege.")] = False
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Take options from this TOML file.")] = None
     summary: Annotated[Path | None, typer.Option("--summary", metavar="FILE", help="Write a summary of the run as JSON.")] = None
+
+    @property
+    def every_namespace(self) -> bool:
+        """Whether the socket tables of other network namespaces are to be read too."""
+        return self.netns == "all"
 
     def plan(self) -> CapturePlan:
         """
@@ -69,7 +75,7 @@ class CaptureOptions:
             rports=parse_ports(self.rport) if self.rport is not None else (),
             family=self._family(),
             networks=parse_networks(self.addr or ()),
-            netns=parse_netns(self.netns) if self.netns is not None else 0,
+            netns=parse_netns(self.netns) if self.netns is not None and not self.every_namespace else 0,
         )
         return CapturePlan(keep, parse_ring_size(self.ring_size), self.accept_hook)
 

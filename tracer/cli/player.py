@@ -11,9 +11,10 @@ from enum import Enum
 from types import TracebackType
 
 from tracer.cli.keys import Keys
-from tracer.cli.pictures import NOTHING_KNOWN, POLL_S, Pictures, Show, recorded_moments, screen
+from tracer.cli.pictures import POLL_S, Pictures, Show, screen
 from tracer.cli.points import Point
-from tracer.cli.recorded import RecordedCapture
+from tracer.cli.reconciling import RecordedReconciler, recorded_counters
+from tracer.cli.recorded import RecordedCapture, no_counters
 from tracer.cli.run import Run
 from tracer.events.batch import EventBatch
 from tracer.events.filters import UndecidedBirths
@@ -97,8 +98,10 @@ class Player:
         self._run.events, self._run.lost, self._run.births = 0, {}, UndecidedBirths()
 
     def _pass(self, show: Show, refresh_s: float, last: Point | None) -> Ending:
-        pictures = Pictures(self._run)
-        shown_ns, moment, is_late = self._run.began_ns, NOTHING_KNOWN, False
+        pictures, reconciler = Pictures(self._run), RecordedReconciler(self._capture)
+        shown_ns, counters = self._run.began_ns, no_counters()
+        picture: Snapshot | None = None
+        is_new = False
         self._anchor = None
         for batch in self._run.batches(0.0):
             if last is not None and last.is_reached(batch, self._run.began_ns):
@@ -107,14 +110,18 @@ class Player:
             if ending is not None:
                 return ending
             pictures.fold(batch)
-            is_late = True
-            for moment in recorded_moments(self._capture.samples):
-                is_late = not self._is_wanted(batch, shown_ns, refresh_s)
-                if not is_late:
-                    self._show(show, pictures.take(moment))
-                    shown_ns = batch.now_ns
-        if is_late:
-            self._show(show, pictures.take(moment))
+            is_new = True
+            reconciler.apply_if_ready(batch, pictures.reconcile)
+            for counters in recorded_counters(self._capture):
+                # Taken whether it is shown or not: the state notes what it has looked at.
+                picture, is_new = pictures.take(counters), False
+                if self._is_wanted(batch, shown_ns, refresh_s):
+                    self._show(show, picture)
+                    picture, shown_ns = None, batch.now_ns
+        if is_new:  # the end of a recording that was cut off
+            picture = pictures.take(counters)
+        if picture is not None:
+            self._show(show, picture)
         return Ending.DONE
 
     def _is_wanted(self, batch: EventBatch, shown_ns: int, refresh_s: float) -> bool:

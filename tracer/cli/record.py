@@ -43,12 +43,12 @@ def record(
     with Recording(destination) as recording:
         pending = begin_capture(options)
         # While the programs are compiled.
-        from tracer.cli.pictures import HostWatch
+        from tracer.cli.reconciling import begin_reconciling
         from tracer.cli.recorder import record_until_stopped, run_info, shown, sizes
 
-        with running(pending, options) as run, HostWatch(run) as host, shown(run, recording, console, json) as view:
+        with running(pending, options) as run, begin_reconciling(run) as reconciler, shown(run, recording, console, json) as view:
             recording.begin(run_info(run))
-            record_until_stopped(run, host, recording, view)
+            record_until_stopped(run, reconciler, recording, view)
     say(f"tcptrace: recorded {output}: {sizes(recording.events, recording.size)}")
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recording with the face of a capture, so that every command that captures can read one instead."""
 
+import ipaddress
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 
 from tracer.errors import RecordingError, UsageError
 from tracer.events.batch import EventBatch
+from tracer.events.filters import CaptureFilter, PortRanges
 from tracer.events.records import take
 from tracer.events.schema import STATES
 from tracer.kernel.counters import CounterTotals
@@ -57,6 +59,25 @@ class PendingRecording:
         return RecordedCapture(self.paths, self.plan, self.duration_s)
 
 
+class StoredFilter(msgspec.Struct, frozen=True):
+    """A CaptureFilter as a recording has it: networks as texts."""
+
+    ports: PortRanges = ()
+    lports: PortRanges = ()
+    rports: PortRanges = ()
+    family: int = 0
+    networks: tuple[str, ...] = ()
+    netns: int = 0
+
+    @classmethod
+    def of(cls, keep: CaptureFilter) -> "StoredFilter":
+        return cls(keep.ports, keep.lports, keep.rports, keep.family, tuple(map(str, keep.networks)), keep.netns)
+
+    def filter(self) -> CaptureFilter:
+        networks = tuple(ipaddress.ip_network(text) for text in self.networks)
+        return CaptureFilter(self.ports, self.lports, self.rports, self.family, networks, self.netns)
+
+
 #: The kind of the samples that name cgroups.
 CGROUPS = "cgroups"
 
@@ -83,6 +104,7 @@ class RecordedCapture:
     Attributes:
         info: the run.
         name: of the recording, for messages.
+        recorded_keep: what the recorded capture kept.
         samples: what was recorded after the batch that was given last, and before the next.
         cgroups: the names of the host's cgroups, as far as they have been read.
         conditions: what is wrong with each file read so far, by name.
@@ -102,6 +124,7 @@ class RecordedCapture:
         self.name = " ".join(paths)
         self.plan = plan
         self.facts: HostFacts = msgspec.convert(self.info.facts, HostFacts)
+        self.recorded_keep = msgspec.convert(self.info.keep, StoredFilter).filter()
         self.hooks = tuple(msgspec.convert(hook, HookReport) for hook in self.info.hooks)
         self.samples: list[Sample] = []
         self.cgroups = KnownCgroups()

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recording: what a recording says of its run, what is written to it, and what is shown meanwhile."""
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,20 +9,24 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-import numpy as np
 
 from tracer import __version__
-from tracer.cli.pictures import MOMENT, HostWatch, Moment, Pictures, Show, screen
-from tracer.cli.recorded import CGROUPS
+from tracer.cli.pictures import Pictures, Show, screen
+from tracer.cli.reconciling import COUNTERS, RECONCILIATION, Reconciling
+from tracer.cli.recorded import CGROUPS, StoredFilter
 from tracer.cli.run import Run, owner_filter
 from tracer.events.batch import EventBatch
 from tracer.events.clock import measure_wall_offset_ns
 from tracer.events.records import take
+from tracer.kernel.counters import CounterTotals
 from tracer.log.codec import encode
 from tracer.log.entries import FORMAT, RunInfo
 from tracer.log.recording import Recording
 from tracer.reconcile.cgroups import CgroupPaths
+from tracer.reconcile.reconciler import NO_KEYS
+from tracer.state.samples import Reconciliation
 from tracer.state.sockets import SocketTable
+from tracer.state.tuples import Keys
 from tracer.views.connection_table import size_text
 
 POLL_S = 0.1
@@ -42,17 +45,10 @@ def run_info(run: Run) -> RunInfo:
         wall_offset_ns=measure_wall_offset_ns(),
         hooks=[msgspec.to_builtins(hook) for hook in run.capture.hooks],
         facts=msgspec.to_builtins(run.capture.facts),
-        plan=plan_values(run),
+        keep=msgspec.to_builtins(StoredFilter.of(run.capture.plan.keep)),
+        ring_bytes=run.capture.plan.ring_bytes,
         command_line=["tcptrace", *sys.argv[1:]],
     )
-
-
-def plan_values(run: Run) -> dict[str, object]:
-    """What was asked for, as plain values: networks as text."""
-    values = dataclasses.asdict(run.capture.plan)
-    values["keep"]["networks"] = [str(network) for network in run.capture.plan.keep.networks]
-    plain: dict[str, object] = msgspec.to_builtins(values)
-    return plain
 
 
 def boot_id() -> str:
@@ -69,7 +65,10 @@ class View(Protocol):
     def fold(self, batch: EventBatch) -> None:
         """Sees a batch."""
 
-    def show(self, moment: Moment) -> None:
+    def reconcile(self, sample: Reconciliation) -> Keys:
+        """Sees a sample of the kernel; the keys of connections whose owners are wanted."""
+
+    def show(self, counters: CounterTotals) -> None:
         """Shows how it stands, once a second."""
 
 
@@ -84,7 +83,10 @@ class StatusLine:
     def fold(self, batch: EventBatch) -> None:
         pass
 
-    def show(self, moment: Moment) -> None:  # noqa: ARG002  # a View
+    def reconcile(self, sample: Reconciliation) -> Keys:  # noqa: ARG002  # a View
+        return NO_KEYS
+
+    def show(self, counters: CounterTotals) -> None:  # noqa: ARG002  # a View
         now, events = time.monotonic(), self._run.events
         then, before = self._before
         self._before = (now, events)
@@ -103,8 +105,11 @@ class LivePictures:
     def fold(self, batch: EventBatch) -> None:
         self._pictures.fold(batch)
 
-    def show(self, moment: Moment) -> None:
-        self._show(self._pictures.take(moment))
+    def reconcile(self, sample: Reconciliation) -> Keys:
+        return self._pictures.reconcile(sample)
+
+    def show(self, counters: CounterTotals) -> None:
+        self._show(self._pictures.take(counters))
 
 
 class Silence:
@@ -113,7 +118,10 @@ class Silence:
     def fold(self, batch: EventBatch) -> None:
         pass
 
-    def show(self, moment: Moment) -> None:
+    def reconcile(self, sample: Reconciliation) -> Keys:  # noqa: ARG002  # a View
+        return NO_KEYS
+
+    def show(self, counters: CounterTotals) -> None:
         pass
 
 
@@ -130,47 +138,58 @@ def shown(run: Run, recording: Recording, console: bool, json: bool) -> Iterator
         yield Silence()
 
 
-def record_until_stopped(run: Run, host: HostWatch, recording: Recording, view: View) -> None:
-    """Writes every batch, and once a second, and at the end, what else a picture needs."""
+def record_until_stopped(run: Run, reconciler: Reconciling, recording: Recording, view: View) -> None:
+    """Writes every batch, the samples of the kernel, and once a second, and at the end, the counters that a picture needs."""
     keep, cgroups = owned_only(run), NewCgroups()
-    names: dict[int, str] = {}
+
+    def reconcile(sample: Reconciliation) -> Keys:
+        recording.sample(RECONCILIATION, encode(sample))
+        return view.reconcile(sample)
+
     due = time.monotonic() + REFRESH_S
     for taken in run.batches(POLL_S):
         batch = keep(taken)
         run.room(len(batch))
-        names |= (new := cgroups.name(batch))
-        if new:
-            recording.sample(CGROUPS, msgspec.json.encode(names), keep=True)
+        if cgroups.look(batch):
+            recording.sample(CGROUPS, msgspec.json.encode(cgroups.paths), keep=True)
         recording.append(batch)
         view.fold(batch)
+        reconciler.apply_if_ready(batch, reconcile)
         if recording.is_full:
             run.stop.ask()
         if time.monotonic() >= due:
-            observe(host, recording, view)
+            take_picture(run, recording, view)
             due = max(due + REFRESH_S, time.monotonic())
-    observe(host, recording, view)
+    take_picture(run, recording, view)
+
+
+def take_picture(run: Run, recording: Recording, view: View) -> None:
+    counters = run.capture.counters()
+    recording.sample(COUNTERS, encode(counters))
+    view.show(counters)
 
 
 class NewCgroups:
-    """Finds the cgroups that no batch had before, so that the recording can name them: elsewhere an id says nothing."""
+    """
+    Names the cgroups of the events: elsewhere an id says nothing.
+
+    Attributes:
+        paths: of all cgroups seen so far, by id; one that was gone before it was looked for has none.
+    """
 
     def __init__(self) -> None:
+        self.paths: dict[int, str] = {}
         self._seen = {0}
-        self._paths = CgroupPaths()
+        self._names = CgroupPaths()
 
-    def name(self, batch: EventBatch) -> dict[int, str]:
-        """Paths of the cgroups that are new in a batch; one that is gone by now has none."""
+    def look(self, batch: EventBatch) -> bool:
+        """Whether a batch has cgroups that now have a name and had none before."""
         ids = batch.events["cgroup"]
-        new = set(ids[np.flatnonzero(ids[1:] != ids[:-1]) + 1].tolist() + ids[:1].tolist()) - self._seen
+        new = {*ids[:1].tolist(), *ids[1:][ids[1:] != ids[:-1]].tolist()} - self._seen
         self._seen |= new
-        paths = {cgroup: self._paths.path(cgroup) for cgroup in new}
-        return {cgroup: path for cgroup, path in paths.items() if path is not None}
-
-
-def observe(host: HostWatch, recording: Recording, view: View) -> None:
-    moment = host.moment()
-    recording.sample(MOMENT, encode(moment), keep=True)
-    view.show(moment)
+        found = {cgroup: path for cgroup in new if (path := self._names.path(cgroup)) is not None}
+        self.paths |= found
+        return bool(found)
 
 
 def owned_only(run: Run) -> Callable[[EventBatch], EventBatch]:

@@ -90,6 +90,14 @@ class Run:
     def lost_total(self) -> int:
         return sum(self.lost.values())
 
+    @property
+    def keep(self) -> CaptureFilter:
+        """What the events were kept for, if nothing narrower was asked for: what else there was, they cannot tell."""
+        own = self.capture.plan.keep
+        if isinstance(self.capture, RecordedCapture) and own == CaptureFilter():
+            return self.capture.recorded_keep
+        return own
+
     def batches(self, poll_s: float) -> Iterator[EventBatch]:
         """The capture's batches, without the events that the filter rules out after all, until it is time to stop."""
         wanted = self.capture.plan.keep

@@ -10,7 +10,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -65,10 +65,14 @@ def begin(plan: CapturePlan) -> PendingCapture:
     """
     Starts the loader child and returns at once.
 
+    A capture of one network namespace has that one for its home: its counters are exact, and those of all others counted apart.
+
     Raises:
         HostError: it is known at once that this host cannot trace.
     """
     facts = probe()
+    if plan.keep.netns:
+        facts = replace(facts, home_netns=plan.keep.netns)
     request = make_request(facts, plan, bpf_folder())
     assert facts.bcc_python is not None  # make_request refuses a host without
     return PendingCapture(facts, plan, Loader(facts.bcc_python, request))

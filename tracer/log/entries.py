@@ -28,7 +28,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
         host, kernel, boot_id: of the recorded host.
         started_ns: CLOCK_MONOTONIC when the capture began.
         wall_offset_ns: wall time minus CLOCK_MONOTONIC then; batches carry later ones.
-        hooks, facts, plan: as the capture states them, for those who read the recording.
+        hooks, facts, keep: of the capture, as those who read the recording know them: what was attached, what the host has, the filter.
+        ring_bytes: size of the ring.
         command_line: of tcptrace.
         part: number of this file, for one that follows another by rotation.
     """
@@ -42,7 +43,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     wall_offset_ns: int
     hooks: list[dict[str, Any]]
     facts: dict[str, Any]
-    plan: dict[str, Any]
+    keep: dict[str, Any]
+    ring_bytes: int
     command_line: list[str]
     part: int = 1
 

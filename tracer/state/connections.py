@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.events.batch import EventBatch
-from tracer.events.records import prefix, put, take
+from tracer.events.records import join, prefix, put, take
 from tracer.events.schema import STATES, EventArray, Flag, Kind, State
+from tracer.state.adopted import AdoptedConnections
 from tracer.state.lives import Indices, Lives, of_another_connection
 from tracer.state.outcomes import Direction, Mark, outcomes
 from tracer.state.rows import RowStore
@@ -99,10 +100,12 @@ class ConnectionTable:
 
     Attributes:
         given_up: how many were.
+        adopted: connections that the kernel's table shows and no event has yet; the first event of one moves it among the others.
     """
 
     def __init__(self, limit: int = 1_000_000, sees_accepts: bool = True, patience_s: float = 900.0) -> None:
         self._open = RowStore(OPEN_DTYPE, "seen_ns", limit)
+        self.adopted = AdoptedConnections(OPEN_DTYPE, limit)
         self._sees_accepts = sees_accepts
         self._patience_ns = int(patience_s * NS)
         self._lossy = False
@@ -110,12 +113,12 @@ class ConnectionTable:
         self.given_up = 0
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._open) + len(self.adopted)
 
     @property
     def forgotten(self) -> int:
         """How many were, because of the limit."""
-        return self._open.forgotten
+        return self._open.forgotten + self.adopted.forgotten
 
     def fold(self, batch: EventBatch) -> ConnectionArray:
         """
@@ -165,6 +168,8 @@ class ConnectionTable:
         if self._lossy:
             other = of_another_connection(take(events, lives.first[chosen]), carried)
             carried[other] = np.zeros(1, dtype=OPEN_DTYPE)
+        if len(self.adopted):
+            self.adopted.fill(carried, events, lives.first[chosen])
         return carried
 
     @staticmethod
@@ -204,7 +209,12 @@ class ConnectionTable:
 
     def open_connections(self) -> ConnectionArray:
         """The connections that are open now: shape (len(self),), OPEN_DTYPE, a copy."""
-        return take(self._open.records, self._open.rows())
+        return join([take(self._open.records, self._open.rows()), self.adopted.records()])
+
+    @property
+    def store(self) -> RowStore:
+        """The connections that events have shown, by kernel address: for tracer/state/healing.py, which compares it with the kernel."""
+        return self._open
 
     def _lose(self) -> None:
         self._lossy = True

@@ -5,10 +5,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.events.batch import EventBatch
-from tracer.events.schema import EventArray, Kind, State
+from tracer.events.schema import STATES, EventArray, Kind, State
 
 #: The rows of a rate table, in this order.
-RATES = ("events", "opened", "accepted", "established", "closed", "failed")
+RATES = ("events", "opened", "accepted", "established", "closed", "failed", "retransmits", "resets_sent", "resets_received")
 
 NS = 1_000_000_000
 
@@ -36,11 +36,13 @@ class RateTable:
         if not len(batch):
             return
         seconds = (batch.events["ts_ns"].astype(np.int64) + batch.wall_offset_ns) // NS
-        width = self._counts.shape[1]
-        column = seconds - (self._newest - width + 1)
-        inside = (column >= 0) & (column < width)
-        for row, happened in enumerate(classify(batch.events)):
-            self._counts[row] += np.bincount(column[inside & happened], minlength=width)
+        columns = seconds - (self._newest - self._counts.shape[1] + 1)
+        first, last = max(int(columns.min()), 0), min(int(columns.max()), self._counts.shape[1] - 1)
+        if first == last:
+            self._counts[:, first] += count(batch.events)
+        else:
+            for column in range(first, last + 1):
+                self._counts[:, column] += count(batch.events[columns == column])
 
     def _advance(self, second: int) -> None:
         width = self._counts.shape[1]
@@ -58,21 +60,33 @@ class RateTable:
         return dict(zip(RATES, self._counts[:, -2].tolist(), strict=True))
 
 
-def classify(events: EventArray) -> tuple[npt.NDArray[np.bool_], ...]:
+#: Kinds of events, a power of two above all that a record can have.
+KINDS = 8
+
+
+def count(events: EventArray) -> npt.NDArray[np.int64]:
     """
-    Which events count for each of RATES: len(RATES) masks of shape (n,).
+    How many of the events count for each of RATES: shape (len(RATES),), for *events* of shape (n,), EVENT_DTYPE.
 
     An attempt has failed when the network or the host refused it: an error, or no local port. A connect that its own process gave up
     has no error and is not a failure.
     """
-    is_state = events["kind"] == Kind.STATE
-    old, new = events["old_state"], events["new_state"]
-    closes = is_state & (new == State.CLOSE) & (old != State.LISTEN) & (old != State.CLOSE)
-    return (
-        np.ones(len(events), dtype=np.bool_),
-        is_state & (old == State.CLOSE) & (new == State.SYN_SENT),
-        events["kind"] == Kind.ACCEPT,
-        is_state & (new == State.ESTABLISHED) & (old != State.ESTABLISHED),
-        closes,
-        closes & (old == State.SYN_SENT) & ((events["error"] != 0) | (events["sport"] == 0)),
+    kinds = np.bincount(events["kind"], minlength=KINDS)
+    moves = events["old_state"].astype(np.intp) * STATES + events["new_state"]
+    moved = np.bincount(moves, minlength=STATES * STATES).reshape(STATES, STATES)
+    ended = moved[:, State.CLOSE].sum() - moved[State.LISTEN, State.CLOSE] - moved[State.CLOSE, State.CLOSE]
+    unconnected = events[moves == State.SYN_SENT * STATES + State.CLOSE] if moved[State.SYN_SENT, State.CLOSE] else events[:0]
+    return np.array(
+        [
+            len(events),
+            moved[State.CLOSE, State.SYN_SENT],
+            kinds[Kind.ACCEPT],
+            moved[:, State.ESTABLISHED].sum() - moved[State.ESTABLISHED, State.ESTABLISHED],
+            ended,
+            np.count_nonzero((unconnected["error"] != 0) | (unconnected["sport"] == 0)),
+            kinds[Kind.RETRANSMIT],
+            kinds[Kind.RESET_SENT],
+            kinds[Kind.RESET_RECEIVED],
+        ],
+        dtype=np.int64,
     )

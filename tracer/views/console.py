@@ -50,6 +50,8 @@ def usage(snapshot: Snapshot) -> Text:
     text.append(f"lost {snapshot.lost_total:,}", style="bold red" if snapshot.lost_total else "green")
     use = snapshot.use
     text.append(f"  ring {use.ring_fill_ratio:.0%}  cpu {use.cpu_ratio:.1%}  mem {use.rss_bytes / 1e6:.0f} MB")
+    if snapshot.drift is not None:
+        text.append(f"  drift {snapshot.drift.total:,}", style="yellow" if snapshot.drift.total else "green")
     if not snapshot.exact:
         text.append("  states approximate", style="yellow")
     return text

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One look at the kernel: its counters between two readings of ours, and its socket table between two more."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from tracer.reconcile import namespaces, proc_net, sock_diag
+from tracer.reconcile.owners import PSUTIL_SOCKETS, find_owners, in_home_namespace
+from tracer.reconcile.sock_diag import Table
+from tracer.state.samples import NamespaceSample, Reading, Reconciliation, SocketArray, SocketDump, Totals, reading_of
+from tracer.state.tuples import Keys, tuple_keys
+
+#: Readings after a dump: where traffic never rests, one of them may fall between two events.
+READINGS_AFTER = 6
+
+
+@dataclass(slots=True)
+class Sampler:
+    """
+    Takes samples of the network namespace in which the calling thread is.
+
+    Attributes:
+        counters: reads the exact counters.
+        netns: the home namespace's number.
+        every_namespace: other namespaces are read too.
+        problems: what could not be read lately.
+    """
+
+    counters: Callable[[], Totals]
+    netns: int
+    every_namespace: bool = False
+    problems: list[str] = field(default_factory=list)
+
+    def take(self, period_s: float) -> Reconciliation:
+        """The kernel's counters and ours; *period_s* is noted in it."""
+        started = time.thread_time()
+        self.problems = []
+        before = self._read()
+        sockstat, snmp = proc_net.read_sockstat(), proc_net.read_counters()
+        after = self._read()
+        self._expect(bool(sockstat), "sockstat cannot be read")
+        self._expect(bool(snmp), "snmp cannot be read")
+        return Reconciliation(
+            before=before,
+            after=after,
+            sockstat=sockstat,
+            snmp=snmp,
+            ports=proc_net.read_ports(),
+            problems=tuple(self.problems),
+            cost_s=time.thread_time() - started,
+            period_s=period_s,
+        )
+
+    def take_table(self, unowned: Keys | None, period_s: float) -> Reconciliation:
+        """
+        The same with the socket table and the other namespaces.
+
+        Args:
+            unowned: addresses and ports of the sockets whose owners are looked for; None: of all.
+            period_s: noted in the sample.
+        """
+        sample = self.take(period_s)
+        started = time.thread_time()
+        dump = self._dump(unowned, sample.mini_sockets() or 0)
+        others = self._others()
+        cost_s = sample.cost_s + time.thread_time() - started
+        return replace(sample, dump=dump, namespaces=others, problems=tuple(self.problems), cost_s=cost_s)
+
+    def nothing(self, problem: str) -> Reconciliation:
+        """A sample that only says why there is none."""
+        reading = self._read()
+        return Reconciliation(reading, reading, problems=(problem,))
+
+    def _expect(self, good: bool, problem: str) -> None:
+        if not good:
+            self.problems.append(problem)
+
+    def _read(self) -> Reading:
+        begin_ns = time.monotonic_ns()
+        totals = self.counters()
+        return reading_of(totals, begin_ns, time.monotonic_ns())
+
+    def _dump(self, unowned: Keys | None, minis: int) -> SocketDump | None:
+        first = self._read()
+        try:
+            table, source = self._table()
+        except OSError as error:
+            self.problems.append(f"no socket table: {error.strerror}")
+            return None
+        readings = (first, *(self._read() for _ in range(READINGS_AFTER)))
+        self._own(table.sockets, unowned, minis)
+        return SocketDump(readings, table.sockets, table.requests, table.minis, source)
+
+    def _own(self, sockets: SocketArray, unowned: Keys | None, minis: int) -> None:
+        if unowned is not None and not len(unowned):
+            return
+        chosen = np.arange(len(sockets)) if unowned is None else np.flatnonzero(np.isin(tuple_keys(sockets), unowned))
+        find_owners(sockets, chosen, len(sockets) + minis <= PSUTIL_SOCKETS and in_home_namespace())
+
+    def _table(self) -> tuple[Table, str]:
+        """
+        Through sock_diag, or, on a kernel without it, the text tables.
+
+        Raises:
+            OSError: there is neither.
+        """
+        try:
+            return sock_diag.read_table(self.netns), "sock_diag"
+        except OSError as error:
+            self.problems.append(f"sock_diag: {error.strerror}")
+            return proc_net.read_table(self.netns), "proc_net"
+
+    def _others(self) -> dict[int, NamespaceSample]:
+        """The other namespaces by number: their names, and, where that was asked for, their sockets by state."""
+        named, processes = namespaces.names_of_ip_netns(), namespaces.namespaces_of_processes()
+        found = {}
+        for inode in sorted((named.keys() | processes.keys()) - {self.netns}):
+            process = processes.get(inode)
+            name = named[inode][0] if inode in named else (process and namespaces.name_by_process(process)) or str(inode)
+            path = named[inode][1] if inode in named else processes[inode] / "ns/net"
+            begin_ns = time.monotonic_ns()
+            found[inode] = NamespaceSample(name, self._inside(inode, path, process) if self.every_namespace else None, begin_ns)
+        return found
+
+    def _inside(self, inode: int, path: Path, process: Path | None) -> SocketArray | None:
+        """Its sockets: from within, or, where we may not go in, through the files of a process that is."""
+        try:
+            with namespaces.inside(path):
+                return sock_diag.read_table(inode).sockets
+        except OSError:
+            try:
+                return proc_net.read_table(inode, (process or Path("/nonexistent")) / "net").sockets
+            except OSError:
+                return None

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the open connections have in common: who has most of them, on which ports, to where, and how much of the port range they use."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.events.addresses import address_text
+from tracer.state.connections import ConnectionArray
+from tracer.state.outcomes import Direction
+from tracer.state.samples import PortRange
+from tracer.state.sockets import PidSource
+from tracer.state.tuples import mix
+
+TOP = 10
+
+
+def top_lists(connections: ConnectionArray) -> dict[str, list[dict[str, Any]]]:
+    """Processes, local ports and remote addresses with the most open connections: *connections* of shape (n,), OPEN_DTYPE."""
+    return {
+        "processes": top_processes(connections[["tgid", "uid", "comm", "pid_source"]]),
+        "local_ports": [{"port": int(port), "open": count} for port, count in most_frequent(connections["sport"])],
+        "remote_addresses": [{"address": address, "open": count} for address, count in top_addresses(connections["daddr"])],
+    }
+
+
+def most_frequent(values: npt.NDArray[Any], limit: int = TOP) -> list[tuple[Any, int]]:
+    """The values that come most often, each with its count; of equals the smaller first."""
+    found, counts = np.unique(values, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:limit]
+    return [(found[i], int(counts[i])) for i in order]
+
+
+def top_processes(connections: npt.NDArray[np.void]) -> list[dict[str, Any]]:
+    owned = connections[connections["pid_source"] != PidSource.NONE]
+    listed = []
+    for pid, count in most_frequent(owned["tgid"]):
+        last = owned[np.flatnonzero(owned["tgid"] == pid)[-1]]
+        comm = bytes(last["comm"]).decode(errors="backslashreplace")
+        listed.append({"pid": int(pid), "comm": comm, "uid": int(last["uid"]), "open": count})
+    return listed
+
+
+def top_addresses(addresses: npt.NDArray[np.void], limit: int = TOP) -> list[tuple[str, int]]:
+    """The addresses, 16 bytes each, that come most often."""
+    halves = np.ascontiguousarray(addresses).view("<u8").reshape(-1, 2)
+    _, first, counts = np.unique(mix(halves), return_index=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:limit]
+    return [(address_text(addresses[first[i]].tobytes()), int(counts[i])) for i in order]
+
+
+def port_usage(connections: ConnectionArray, ports: PortRange | None) -> dict[str, Any]:
+    """
+    The ephemeral ports: the range, how many there are and are in use, and the destinations that use most of them.
+
+    A port may be used once for each destination, so the share that matters is that of a destination. TIME_WAIT holds ports too and is not
+    among these: no full socket.
+
+    Args:
+        connections: shape (n,), OPEN_DTYPE, of the home namespace.
+        ports: the range; None where it cannot be read.
+    """
+    if ports is None:
+        return {"range": None, "available": None, "used": None, "usage_ratio": None, "by_destination": []}
+    inside = (connections["sport"] >= ports.low) & (connections["sport"] <= ports.high) & (connections["direction"] != Direction.PASSIVE)
+    sport, dport, daddr = (connections[name][inside] for name in ("sport", "dport", "daddr"))
+    used = len(np.unique(sport))
+    return {
+        "range": [ports.low, ports.high],
+        "available": ports.available,
+        "used": used,
+        "usage_ratio": ratio(used, ports.available),
+        "by_destination": destinations(dport, daddr, ports.available),
+    }
+
+
+def destinations(dport: npt.NDArray[np.uint16], daddr: npt.NDArray[np.void], available: int) -> list[dict[str, Any]]:
+    """The destinations that the most local ports are used for, all of shape (n,)."""
+    halves = np.ascontiguousarray(daddr).view("<u8").reshape(-1, 2)
+    keys = mix(np.column_stack([halves, dport.astype(np.uint64)]))
+    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:TOP]
+    return [
+        {
+            "address": address_text(daddr[first[i]].tobytes()),
+            "port": int(dport[first[i]]),
+            "used": int(counts[i]),
+            "usage_ratio": ratio(int(counts[i]), available),
+        }
+        for i in order
+    ]
+
+
+def ratio(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None
