@@ -116,20 +116,25 @@ class RecordedCapture:
 
     def __init__(self, paths: Sequence[str], plan: CapturePlan, duration_s: float | None = None) -> None:
         self._paths, self._duration_s = tuple(paths), duration_s
-        self._files = ExitStack()
-        with self._files:
-            self._readers = in_order([(path, open_reader(path, self._files)) for path in paths])
-            self._files = self._files.pop_all()
-        self.info: RunInfo = self._readers[0][1].info
         self.name = " ".join(paths)
         self.plan = plan
-        self.facts: HostFacts = msgspec.convert(self.info.facts, HostFacts)
-        self.recorded_keep = msgspec.convert(self.info.keep, StoredFilter).filter()
-        self.hooks = tuple(msgspec.convert(hook, HookReport) for hook in self.info.hooks)
+        with ExitStack() as files:
+            self._readers = in_order([(path, open_reader(path, files)) for path in paths])
+            self._read_info(self._readers[0][1].info)
+            self._files = files.pop_all()
         self.samples: list[Sample] = []
         self.cgroups = KnownCgroups()
         self.conditions: dict[str, Condition] = {}
         self._until_ns = self.info.started_ns + int(duration_s * NS) if duration_s is not None else None
+
+    def _read_info(self, info: RunInfo) -> None:
+        self.info = info
+        try:
+            self.facts: HostFacts = msgspec.convert(info.facts, HostFacts)
+            self.recorded_keep = msgspec.convert(info.keep, StoredFilter).filter()
+            self.hooks = tuple(msgspec.convert(hook, HookReport) for hook in info.hooks)
+        except (msgspec.ValidationError, ValueError) as error:
+            raise RecordingError(f"{self.name} describes its run as no version does: {error}", "use another copy of the file") from error
 
     def __enter__(self) -> "RecordedCapture":
         return self

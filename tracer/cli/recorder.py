@@ -148,8 +148,7 @@ def record_until_stopped(run: Run, reconciler: Reconciling, recording: Recording
 
     due = time.monotonic() + REFRESH_S
     for taken in run.batches(POLL_S):
-        batch = keep(taken)
-        run.room(len(batch))
+        batch = limited(run, keep(taken))
         if cgroups.look(batch):
             recording.sample(CGROUPS, msgspec.json.encode(cgroups.paths), keep=True)
         recording.append(batch)
@@ -161,6 +160,12 @@ def record_until_stopped(run: Run, reconciler: Reconciling, recording: Recording
             take_picture(run, recording, view)
             due = max(due + REFRESH_S, time.monotonic())
     take_picture(run, recording, view)
+
+
+def limited(run: Run, batch: EventBatch) -> EventBatch:
+    """The batch, as far as --count allows."""
+    allowed = run.room(len(batch))
+    return batch if allowed == len(batch) else EventBatch(batch.events[:allowed], batch.now_ns, batch.wall_offset_ns, batch.lost)
 
 
 def take_picture(run: Run, recording: Recording, view: View) -> None:
