@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 NS = 1_000_000_000
 STDIN = "-"
+EVERYTHING = CaptureFilter()
 #: A file that is damaged all over is not described place by place.
 DAMAGES_SHOWN = 5
 
@@ -199,9 +200,9 @@ class RecordedCapture:
             next_event = reader.next_event
 
     def _kept(self, batch: EventBatch) -> EventBatch:
-        keep = self.plan.keep.keep(batch.events)
-        if keep.all():
+        if self.plan.keep == EVERYTHING:
             return batch
+        keep = self.plan.keep.keep(batch.events)
         return EventBatch(take(batch.events, keep), batch.now_ns, batch.wall_offset_ns, batch.lost)
 
 

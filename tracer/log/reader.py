@@ -119,10 +119,11 @@ class LogReader:
 
     def items(self) -> Iterator[EventBatch | Sample]:
         """Everything in the recording, in the order in which it happened."""
+        entries: Frame | None = None
         for frame in self._frames():
             events, entries = self._decode(frame)
             yield from self._unfold(events, entries)
-        if self._missing:
+        if self._missing and entries is not None:
             yield self._batch(no_events(), entries, Taken(0, 0, 0))
         self.condition.is_known = True
 
