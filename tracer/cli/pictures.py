@@ -116,3 +116,30 @@ def screen(as_json: bool, footer: Callable[[], str] | None = None) -> Iterator[S
             yield lambda snapshot: terminal.update(picture(snapshot), refresh=True)
     else:
         yield lambda snapshot: console.print(picture(snapshot), Text(""))
+
+
+class ShownPictures:
+    """Pictures that are shown while something else is done with what enters them."""
+
+    def __init__(self, pictures: Pictures, show: Show) -> None:
+        self._pictures = pictures
+        self._show = show
+
+    def fold(self, batch: EventBatch) -> None:
+        """Adds a batch."""
+        self._pictures.fold(batch)
+
+    def reconcile(self, sample: Reconciliation) -> Keys:
+        """Adds a sample of the kernel; as LiveState.reconcile."""
+        return self._pictures.reconcile(sample)
+
+    def show(self, counters: CounterTotals) -> None:
+        """Takes a picture and shows it."""
+        self._show(self._pictures.take(counters))
+
+
+@contextmanager
+def shown_pictures(run: Run, as_json: bool) -> Iterator[ShownPictures]:
+    """Pictures of the run on the screen, or as JSON Lines."""
+    with screen(as_json) as show:
+        yield ShownPictures(Pictures(run), show)

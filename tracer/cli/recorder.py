@@ -11,7 +11,6 @@ from typing import Protocol
 import msgspec
 
 from tracer import __version__
-from tracer.cli.pictures import Pictures, Show, screen
 from tracer.cli.reconciling import COUNTERS, RECONCILIATION, Reconciling
 from tracer.cli.recorded import CGROUPS, StoredFilter
 from tracer.cli.run import Run, owner_filter
@@ -95,23 +94,6 @@ class StatusLine:
         print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
 
 
-class LivePictures:
-    """The live view, as of `tcptrace live`."""
-
-    def __init__(self, run: Run, show: Show) -> None:
-        self._pictures = Pictures(run)
-        self._show = show
-
-    def fold(self, batch: EventBatch) -> None:
-        self._pictures.fold(batch)
-
-    def reconcile(self, sample: Reconciliation) -> Keys:
-        return self._pictures.reconcile(sample)
-
-    def show(self, counters: CounterTotals) -> None:
-        self._show(self._pictures.take(counters))
-
-
 class Silence:
     """Nothing is shown."""
 
@@ -129,8 +111,10 @@ class Silence:
 def shown(run: Run, recording: Recording, console: bool, json: bool) -> Iterator[View]:
     """The view that is wanted, or that the terminal allows."""
     if console or json:
-        with screen(json) as show:
-            yield LivePictures(run, show)
+        from tracer.cli.pictures import shown_pictures
+
+        with shown_pictures(run, json) as view:
+            yield view
     elif sys.stderr.isatty():
         yield StatusLine(run, recording)
         print(file=sys.stderr)

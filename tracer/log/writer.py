@@ -23,8 +23,8 @@ from tracer.log.schema import log_schema, to_arrow
 Compression = Literal["zstd", "lz4", "none"]
 Put = Callable[[bytes], None]
 
-#: Events of a record batch, give or take one batch: twice as many save 2 % of space, and need 10 MB more.
-ROWS: Final = 16384
+#: Events of a record batch, give or take one batch: twice as many save 2 % of space, and need 5 MB more.
+ROWS: Final = 8192
 #: How long events may wait.
 FLUSH_NS: Final = 1_000_000_000
 #: How long batches without anything in them may wait: on a host at rest each write costs more than what it says.
