@@ -22,6 +22,7 @@ from tracer.kernel.counters import CounterTotals
 from tracer.kernel.facts import HostFacts, probe
 from tracer.kernel.loader import HookReport
 from tracer.kernel.plan import CapturePlan
+from tracer.reconcile.owners import process_identity
 
 PERIOD_S = 1.0
 #: Reading the table may take at most this share of one core.
@@ -37,16 +38,14 @@ class PollingCapture:
     """
     The same face as kernel.capture.Capture, over psutil. A context manager.
 
-    Without root the owners of other users' sockets stay unknown. With *start_empty* the first look shows what is open already.
+    Without root the owners of other users' sockets stay unknown.
     """
 
     ring_high = 0
     ring_capacity = 1
     bcc = ""
 
-    def __init__(
-        self, plan: CapturePlan, read: Callable[[], list[Any]] = lambda: psutil.net_connections("tcp"), start_empty: bool = False
-    ) -> None:
+    def __init__(self, plan: CapturePlan, read: Callable[[], list[Any]] = lambda: psutil.net_connections("tcp")) -> None:
         self.facts: HostFacts = probe()
         self.plan = plan
         self.hooks = (HookReport("state", "polling"), HookReport("accept", None))
@@ -56,7 +55,7 @@ class PollingCapture:
         self._transitions = np.zeros((2, STATES, STATES), dtype=np.uint64)
         self._filtered = 0
         self._records = 0
-        self._seen: dict[Key, Seen] = {} if start_empty else self._look({})
+        self._seen: dict[Key, Seen] = self._look({})
 
     def __enter__(self) -> "PollingCapture":
         return self
@@ -141,15 +140,6 @@ class PollingCapture:
         if seen[2]:
             event["flags"] = Flag.HAS_OWNER | Flag.OWNER_BY_SCAN
             event["comm"], event["uid"] = process_identity(seen[2])
-
-
-def process_identity(pid: int) -> tuple[bytes, int]:
-    """A process's name, cut as the kernel cuts it, and user id; empty and 0 for one that has just ended."""
-    try:
-        process = psutil.Process(pid)
-        return process.name().encode()[:15], int(process.uids().real)
-    except psutil.Error:
-        return b"", 0
 
 
 #: psutil spells the states as the kernel does; its "NONE" is no state of ours.

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ TABLE_PERIOD_S = 2.0
 #: All of it may take at most this share of one core.
 MAX_SHARE = 0.02
 MAX_PERIOD_S = 60.0
+#: One reading may cost more than the last one did.
+MARGIN = 1.25
 #: Events whose time was read before, but that reached the ring a moment later.
 SETTLED_NS = 1_000_000
 
@@ -91,14 +94,45 @@ class Reconciler:
             except OSError as error:
                 self._samples.append(self._sampler.nothing(f"the network namespace cannot be entered: {error.strerror}"))
                 return
-        table_due, period_s = time.monotonic(), TABLE_PERIOD_S
+        pace = Pace()
         while not self._ending.is_set():
-            if time.monotonic() < table_due:
-                self._samples.append(self._sampler.take(period_s))
+            if not pace.table_is_due():
+                sample = self._sampler.take(pace.period_s)
+                pace.spend(sample.cost_s)
             else:
                 wanted, self._unowned = self._unowned, NO_KEYS
-                sample = self._sampler.take_table(wanted, period_s)
-                self._samples.append(sample)
-                period_s = min(max(TABLE_PERIOD_S, (sample.cost_s + self._applying_s) / MAX_SHARE), MAX_PERIOD_S)
-                table_due = time.monotonic() + period_s
+                sample = self._sampler.take_table(wanted, pace.period_s)
+                pace.spend(sample.cost_s + self._applying_s)
+                sample = replace(sample, share=pace.next_table())
+            self._samples.append(sample)
             self._ending.wait(self._period_s)
+
+
+class Pace:
+    """
+    How often the socket table is read: seldom enough that all samples together stay below MAX_SHARE.
+
+    Attributes:
+        period_s: between two readings.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last: float | None = None
+        self._spent_s = 0.0
+        self.period_s = TABLE_PERIOD_S
+
+    def table_is_due(self) -> bool:
+        return self._last is None or self._clock() >= self._last + self.period_s
+
+    def spend(self, cost_s: float) -> None:
+        """Adds CPU time that samples have cost."""
+        self._spent_s += cost_s
+
+    def next_table(self) -> float:
+        """Begins the next period after a reading of the table; the share of one core that the last one has taken, 0 for the first."""
+        now, last = self._clock(), self._last
+        share = self._spent_s / (now - last) if last is not None else 0.0
+        self.period_s = min(max(TABLE_PERIOD_S, self._spent_s * MARGIN / MAX_SHARE), MAX_PERIOD_S)
+        self._last, self._spent_s = now, 0.0
+        return share

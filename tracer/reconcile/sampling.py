@@ -15,7 +15,7 @@ from tracer.state.samples import NamespaceSample, Reading, Reconciliation, Socke
 from tracer.state.tuples import Keys, tuple_keys
 
 #: Readings after a dump: where traffic never rests, one of them may fall between two events.
-READINGS_AFTER = 6
+READINGS_AFTER = 16
 
 
 @dataclass(slots=True)
@@ -65,9 +65,14 @@ class Sampler:
         """
         sample = self.take(period_s)
         started = time.thread_time()
-        dump = self._dump(unowned, sample.mini_sockets() or 0)
+        dump = self._dump()
+        if dump is not None and unowned is not None:
+            self._own(dump.sockets, unowned, sample.mini_sockets() or 0)
         others = self._others()
         cost_s = sample.cost_s + time.thread_time() - started
+        if dump is not None and unowned is None:
+            # Once, at the start: no part of what reconciling costs from then on.
+            self._own(dump.sockets, None, sample.mini_sockets() or 0)
         return replace(sample, dump=dump, namespaces=others, problems=tuple(self.problems), cost_s=cost_s)
 
     def nothing(self, problem: str) -> Reconciliation:
@@ -84,7 +89,7 @@ class Sampler:
         totals = self.counters()
         return reading_of(totals, begin_ns, time.monotonic_ns())
 
-    def _dump(self, unowned: Keys | None, minis: int) -> SocketDump | None:
+    def _dump(self) -> SocketDump | None:
         first = self._read()
         try:
             table, source = self._table()
@@ -92,7 +97,6 @@ class Sampler:
             self.problems.append(f"no socket table: {error.strerror}")
             return None
         readings = (first, *(self._read() for _ in range(READINGS_AFTER)))
-        self._own(table.sockets, unowned, minis)
         return SocketDump(readings, table.sockets, table.requests, table.minis, source)
 
     def _own(self, sockets: SocketArray, unowned: Keys | None, minis: int) -> None:

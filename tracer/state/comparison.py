@@ -91,7 +91,7 @@ class Comparison:
         between = sample.after.transitions - sample.before.transitions
         births = int(left(between)[State.CLOSE] + between[State.LISTEN, State.SYN_RECV])
         deaths = int(entered(between)[State.CLOSE])
-        doubt = int((self._gauges.offsets.high - self._gauges.offsets.low)[list(FULL_STATES)].sum())
+        doubt = int(self._gauges.doubt[list(FULL_STATES)].sum())
         low, high = inuse - deaths - doubt, inuse + births + doubt
         drift = max(ours - high, 0) + min(ours - low, 0)
         return {"ours": ours, "kernel": ours - drift, "drift": drift}
@@ -108,7 +108,7 @@ class Comparison:
         rows = []
         for states in ([State.ESTABLISHED, State.CLOSE_WAIT], [State.ESTABLISHED]):
             ours = int(self._gauges.now(sample.after.transitions)[states].sum())
-            doubt = int((self._gauges.offsets.high - self._gauges.offsets.low)[states].sum())
+            doubt = int(self._gauges.doubt[states].sum())
             most = kernel + doubt + int(entered(between)[states].sum())
             least = kernel - doubt - int(left(between)[states].sum())
             drift = max(ours - most, 0) + min(ours - least, 0)
@@ -117,7 +117,7 @@ class Comparison:
 
     @property
     def exact(self) -> bool:
-        return not self._polling and bool(self._gauges.offsets.exact[list(FULL_STATES)].all())
+        return not self._polling and bool(self._gauges.exact[list(FULL_STATES)].all())
 
     @property
     def total(self) -> int:
@@ -149,7 +149,7 @@ class Comparison:
         dump = self._dump
         if dump is None:
             return {}
-        now = dump.counts() if self._polling else self._gauges.offsets.value + state_changes((reading or dump.readings[1]).transitions)
+        now = dump.counts() if self._polling else self._gauges.offsets + state_changes((reading or dump.readings[1]).transitions)
         return state_rows(now + self._drift, self._drift)
 
     @property

@@ -33,6 +33,8 @@ IS_GAUGE = np.isin(np.arange(STATES), FULL_STATES)
 
 #: A program takes an event's time and counts it a moment later, and an interrupt may come in between.
 SKEW_NS = 100_000
+#: So many looks that are sharpened by events have to agree.
+AGREEING_LOOKS = 2
 #: More than there can be sockets.
 UNKNOWN = 1 << 40
 
@@ -83,15 +85,40 @@ class Offsets:
 
 
 class Gauges:
-    """Full sockets of the home network namespace by state."""
+    """
+    Full sockets of the home network namespace by state.
+
+    Drift is judged by the sound bounds alone, which need nothing but the order of table and counters. The sharper ones trust the times of
+    events too, which an interrupt or a paused virtual CPU can falsify: they serve while the sound ones are no point yet, and count as
+    exact only when several looks agree.
+    """
 
     def __init__(self) -> None:
-        self.offsets = Offsets(STATES)
+        self._sound = Offsets(STATES)
+        self._sharp = Offsets(STATES)
+        self._agreeing: Integers = np.zeros(STATES, dtype=np.int64)
+
+    @property
+    def exact(self) -> npt.NDArray[np.bool_]:
+        """Which gauges are exact: shape (STATES,)."""
+        return self._sound.exact | (self._sharp.exact & (self._agreeing >= AGREEING_LOOKS))
+
+    @property
+    def doubt(self) -> StateCounts:
+        """How far each gauge may be off: shape (STATES,)."""
+        return np.where(self.exact, 0, self._sound.high - self._sound.low)
+
+    @property
+    def offsets(self) -> StateCounts:
+        """Sockets by state when no transition had been counted yet, as best known: shape (STATES,)."""
+        if not self._sharp.known:
+            return self._sound.value
+        return np.clip(self._sharp.value, self._sound.low, self._sound.high)
 
     def now(self, transitions: npt.NDArray[np.int64]) -> StateCounts:
-        """The gauges, shape (STATES,), from the counters of shape (STATES, STATES); only when *offsets* are known."""
-        now = self.offsets.value + state_changes(transitions)
-        return np.where(self.offsets.exact, now, np.maximum(now, 0))
+        """The gauges, shape (STATES,), from the counters of shape (STATES, STATES); only after a look."""
+        now = self.offsets + state_changes(transitions)
+        return np.where(self.exact, now, np.maximum(now, 0))
 
     def observe(self, dump: SocketDump, events: EventArray | None) -> StateCounts:
         """
@@ -104,13 +131,19 @@ class Gauges:
         Returns:
             The drift, shape (STATES,): sockets that we had too many of, or, negative, too few.
         """
-        low, high = plain_bounds(dump)
-        if events is not None:
-            narrow_low, narrow_high = bounds_by_events(dump, events)
-            agree = np.maximum(low, narrow_low) <= np.minimum(high, narrow_high)
-            low = np.where(agree, np.maximum(low, narrow_low), low)
-            high = np.where(agree, np.minimum(high, narrow_high), high)
-        return self.offsets.observe(np.where(IS_GAUGE, low, 0), np.where(IS_GAUGE, high, 0))
+        low, high = (np.where(IS_GAUGE, bound, 0) for bound in plain_bounds(dump))
+        drift = self._sound.observe(low, high)
+        if events is not None and not self._sound.exact.all():
+            self._sharpen(*bounds_by_events(dump, events))
+        return drift
+
+    def _sharpen(self, low: Integers, high: Integers) -> None:
+        low, high = (np.where(IS_GAUGE, bound, 0) for bound in (low, high))
+        possible = (low <= self._sound.high) & (high >= self._sound.low)
+        low = np.where(possible, np.maximum(low, self._sound.low), self._sound.low)
+        high = np.where(possible, np.minimum(high, self._sound.high), self._sound.high)
+        contradicted = self._sharp.observe(low, high) != 0
+        self._agreeing = np.where(contradicted, 0, self._agreeing + 1)
 
 
 def plain_bounds(dump: SocketDump) -> tuple[Integers, Integers]:
@@ -139,8 +172,7 @@ def bounds_by_events(dump: SocketDump, events: EventArray) -> tuple[Integers, In
     """
     then_ns = dump.readings[1].begin_ns - SKEW_NS
     ts = events["ts_ns"].astype(np.int64)
-    touching = take(events, np.flatnonzero((ts >= dump.begin_ns - SKEW_NS) & (ts <= dump.readings[1].end_ns + SKEW_NS)))
-    sockets, doubt = states_at(dump, touching, then_ns)
+    sockets, doubt = states_at(dump, take(events, np.flatnonzero(ts >= dump.begin_ns - SKEW_NS)), then_ns)
     lows, highs = [], []
     for reading in dump.readings[1:]:
         counted = events[(ts > then_ns) & (ts < reading.begin_ns - SKEW_NS)]
@@ -164,7 +196,7 @@ def states_at(dump: SocketDump, events: EventArray, then_ns: int) -> tuple[State
 
     Args:
         dump: the table.
-        events: shape (m,): every state event from the beginning of the dump to its end.
+        events: shape (m,): every state event from the beginning of the dump on; later ones tell of the ports of earlier ones.
         then_ns: the time.
     """
     placed = take(events, np.flatnonzero(events["sport"] != 0))

@@ -58,47 +58,76 @@ def heal(table: ConnectionTable, sockets: SocketArray, netns: int, begin_ns: int
         begin_ns: when the kernel's table began to be read.
         touching: shape (m,), EVENT_DTYPE: the events from then on.
     """
-    sockets = take(sockets, np.flatnonzero((sockets["state"] != State.LISTEN) & (sockets["state"] != State.CLOSE)))
-    theirs = Theirs(sockets, tuple_keys(sockets))
-    adopted = table.adopted.records()
+    theirs = Theirs.of(take(sockets, np.flatnonzero((sockets["state"] != State.LISTEN) & (sockets["state"] != State.CLOSE))))
     rows = table.store.rows()
     rows = rows[table.store.records["netns"][rows] == netns]
-    ours = len(rows) + int((adopted["netns"] == netns).sum())
-    rows, keys, ghosts = drop_ghosts(table, rows, theirs, begin_ns)
-    adopted, adopted_ghosts = retire(table, adopted, netns, theirs, keys)
-    still = table.store.records["seen_ns"][rows] < begin_ns
-    restated = restate(table, rows[still], keys[still], theirs)
-    owned = own(table, rows, keys, adopted, theirs)
-    touched = tuple_keys(take(touching, np.flatnonzero(touching["sport"] != 0)))
-    new = ~np.isin(theirs.keys, np.concatenate([keys, tuple_keys(adopted), touched]))
-    new &= ~connecting_already(take(table.store.records, rows), sockets)
-    missing = adopt(take(sockets, np.flatnonzero(new)), begin_ns)
+    adopted = table.adopted.records()
+    adopted = take(adopted, np.flatnonzero(adopted["netns"] == netns))
+    ours = len(rows) + len(adopted)
+    rows, place, ghosts = drop_ghosts(table, rows, theirs, begin_ns)
+    restated = restate(table, rows, place, theirs, begin_ns)
+    adopted, where, adopted_ghosts = retire(table, adopted, theirs, place)
+    owned = own(table, rows, place, theirs) + own_adopted(table, adopted, where, theirs)
+    new = theirs.without(np.concatenate([place, where]))
+    new = new[~touched(theirs.sockets, new, touching)]
+    new = new[~connecting_already(take(table.store.records, rows[place < 0]), theirs.sockets, new)]
+    missing = adopt(take(theirs.sockets, new), begin_ns)
     table.adopted.add(missing)
-    unowned = tuple_keys(missing)[missing["pid_source"] == PidSource.NONE]
-    return Healing(ours, len(sockets), len(missing), ghosts + adopted_ghosts, restated, owned, unowned)
+    unowned = theirs.keys[new][missing["pid_source"] == PidSource.NONE]
+    return Healing(ours, len(theirs.keys), len(missing), ghosts + adopted_ghosts, restated, owned, unowned)
 
 
 @dataclass(frozen=True, slots=True)
 class Theirs:
-    """The kernel's sockets and their keys: shape (n,) each."""
+    """The kernel's sockets, their keys, and the order that sorts the keys: shape (n,) each."""
 
     sockets: SocketArray
     keys: Keys
+    order: Indices
+
+    @classmethod
+    def of(cls, sockets: SocketArray) -> "Theirs":
+        keys = tuple_keys(sockets)
+        return cls(sockets, keys, np.argsort(keys))
+
+    def places(self, keys: Keys) -> Indices:
+        """Where each key is, or -1: shape of *keys*."""
+        if not len(self.keys):
+            return np.full(len(keys), -1, dtype=np.intp)
+        place = self.order[np.minimum(np.searchsorted(self.keys, keys, sorter=self.order), len(self.keys) - 1)]
+        return np.where(self.keys[place] == keys, place, -1)
+
+    def without(self, places: Indices) -> Indices:
+        """The indices of all sockets but those at *places*, in which -1 stands for nothing."""
+        wanted = np.ones(len(self.keys), dtype=np.bool_)
+        wanted[places[places >= 0]] = False
+        return np.flatnonzero(wanted)
 
 
-def drop_ghosts(table: ConnectionTable, rows: Indices, theirs: Theirs, begin_ns: int) -> tuple[Indices, Keys, int]:
-    """Removes what the kernel's table does not show; the rows that are left, their keys, and how many went."""
+def drop_ghosts(table: ConnectionTable, rows: Indices, theirs: Theirs, begin_ns: int) -> tuple[Indices, Indices, int]:
+    """Removes what the kernel's table does not show: the rows that are left, where each is in the kernel's, and how many went."""
     store = table.store
     known = take(store.records, rows)
     keys = tuple_keys(known)
+    place = theirs.places(keys)
     still = known["seen_ns"] < begin_ns
-    gone = still & ~np.isin(keys, theirs.keys) & ~waiting_for_a_port(known, theirs.sockets)
-    gone |= still & superseded(keys, known["seen_ns"])
+    gone = still & (place < 0) & ~waiting_for_a_port(known, theirs.sockets)
+    if len(place) and np.bincount(place[place >= 0], minlength=1).max() > 1:
+        gone |= still & superseded(keys, known["seen_ns"])
     if gone.any():
         marked = np.zeros(len(store.records), dtype=np.bool_)
         marked[rows[gone]] = True
         store.drop(store.select(marked))
-    return rows[~gone], keys[~gone], int(gone.sum())
+    return rows[~gone], place[~gone], int(gone.sum())
+
+
+def touched(sockets: SocketArray, chosen: Indices, touching: EventArray) -> Mask:
+    """Which of the chosen sockets an event has touched: shape of *chosen*."""
+    ports = np.zeros(1 << 16, dtype=np.bool_)
+    ports[sockets["sport"][chosen]] = True
+    candidates = np.flatnonzero(ports[touching["sport"]] & (touching["sport"] != 0))
+    found: Mask = np.isin(tuple_keys(take(sockets, chosen)), tuple_keys(take(touching, candidates)))
+    return found
 
 
 def adopt(sockets: SocketArray, begin_ns: int) -> ConnectionArray:
@@ -144,66 +173,66 @@ def portless_counts(sockets: SocketArray) -> dict[int, int]:
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
-def connecting_already(known: ConnectionArray, sockets: SocketArray) -> Mask:
-    """Which sockets in SYN_SENT are among *known* without their port: shape (n,)."""
-    portless = np.flatnonzero(known["sport"] == 0)
-    mine = np.zeros(len(sockets), dtype=np.bool_)
+def connecting_already(portless: ConnectionArray, sockets: SocketArray, chosen: Indices) -> Mask:
+    """Which of the chosen sockets are in SYN_SENT and among *portless*, connections whose port no event told yet: shape of *chosen*."""
+    mine = np.zeros(len(chosen), dtype=np.bool_)
+    portless = take(portless, np.flatnonzero(portless["sport"] == 0))
     if len(portless):
-        found, counts = np.unique(tuple_keys(take(known, portless)), return_counts=True)
+        found, counts = np.unique(tuple_keys(portless), return_counts=True)
         left_over = dict(zip(found.tolist(), counts.tolist(), strict=True))
-        keys = tuple_keys(sockets, with_local_port=False)
-        for i in np.flatnonzero(sockets["state"] == State.SYN_SENT).tolist():
-            left_over[int(keys[i])] = left_over.get(int(keys[i]), 0) - 1
-            mine[i] = left_over[int(keys[i])] >= 0
+        keys = tuple_keys(take(sockets, chosen), with_local_port=False).tolist()
+        for i in np.flatnonzero(sockets["state"][chosen] == State.SYN_SENT).tolist():
+            left_over[keys[i]] = left_over.get(keys[i], 0) - 1
+            mine[i] = left_over[keys[i]] >= 0
     return mine
 
 
-def positions(keys: Keys, here: Keys) -> Indices:
-    """Where in *here* each key is, or -1: shape of *keys*."""
-    if not len(here):
-        return np.full(len(keys), -1, dtype=np.intp)
-    order = np.argsort(here)
-    place = order[np.minimum(np.searchsorted(here, keys, sorter=order), len(here) - 1)]
-    return np.where(here[place] == keys, place, -1)
-
-
-def restate(table: ConnectionTable, rows: Indices, keys: Keys, theirs: Theirs) -> int:
+def restate(table: ConnectionTable, rows: Indices, place: Indices, theirs: Theirs, begin_ns: int) -> int:
     """Corrects the states of connections whose events were lost; how many."""
-    place = positions(keys, theirs.keys)
-    rows, place = rows[place >= 0], place[place >= 0]
-    states = table.store.records["state"]
-    wrong = states[rows] != theirs.sockets["state"][place]
-    states[rows[wrong]] = theirs.sockets["state"][place[wrong]]
-    return int(wrong.sum())
+    records = table.store.records
+    chosen = np.flatnonzero((place >= 0) & (records["seen_ns"][rows] < begin_ns))
+    rows, states = rows[chosen], theirs.sockets["state"][place[chosen]]
+    wrong = np.flatnonzero(records["state"][rows] != states)
+    records["state"][rows[wrong]] = states[wrong]
+    return len(wrong)
 
 
-def own(table: ConnectionTable, rows: Indices, keys: Keys, adopted: ConnectionArray, theirs: Theirs) -> int:
+def retire(table: ConnectionTable, adopted: ConnectionArray, theirs: Theirs, place: Indices) -> tuple[ConnectionArray, Indices, int]:
+    """
+    Removes adopted connections that the kernel shows no longer, and those that events show too.
+
+    Returns:
+        What is left, where each is in the kernel's table, and how many were of the first kind.
+    """
+    keys = tuple_keys(adopted)
+    where = theirs.places(keys)
+    known = np.zeros(len(theirs.keys) + 1, dtype=np.bool_)
+    known[place] = True
+    known[-1] = False  # for those that are nowhere
+    kept = (where >= 0) & ~known[where]
+    table.adopted.drop(keys[~kept])
+    return take(adopted, np.flatnonzero(kept)), where[kept], int((where < 0).sum())
+
+
+def own(table: ConnectionTable, rows: Indices, place: Indices, theirs: Theirs) -> int:
     """Gives connections of unknown owner the one that a scan has found; how many."""
-    scanned = np.flatnonzero(theirs.sockets["tgid"] != 0)
-    if not len(scanned):
-        return 0
-    owned = Theirs(take(theirs.sockets, scanned), theirs.keys[scanned])
-    unknown = table.store.records["pid_source"][rows] == PidSource.NONE
-    place = positions(keys[unknown], owned.keys)
-    set_owners(table.store.records, rows[unknown][place >= 0], owned.sockets, place[place >= 0])
-    orphans = take(adopted, np.flatnonzero(adopted["pid_source"] == PidSource.NONE))
-    where = positions(tuple_keys(orphans), owned.keys)
-    set_owners(orphans, np.flatnonzero(where >= 0), owned.sockets, where[where >= 0])
-    table.adopted.update(orphans)
-    return int((place >= 0).sum() + (where >= 0).sum())
+    records = table.store.records
+    return set_owners(records, rows, place, theirs.sockets)
 
 
-def set_owners(records: ConnectionArray, rows: Indices, sockets: SocketArray, place: Indices) -> None:
-    """Copies the owners of the sockets at *place* to the records at *rows*."""
+def own_adopted(table: ConnectionTable, adopted: ConnectionArray, where: Indices, theirs: Theirs) -> int:
+    """The same for adopted ones."""
+    owned = set_owners(adopted, np.arange(len(adopted)), where, theirs.sockets)
+    if owned:
+        table.adopted.update(adopted)
+    return owned
+
+
+def set_owners(records: ConnectionArray, rows: Indices, place: Indices, sockets: SocketArray) -> int:
+    """Copies the owners of the sockets at *place* to those of the records at *rows* that have none; how many."""
+    chosen = np.flatnonzero((place >= 0) & (records["pid_source"][rows] == PidSource.NONE))
+    chosen = chosen[sockets["tgid"][place[chosen]] != 0]
     for name in OWNER_NAMES:
-        records[name][rows] = sockets[name][place]
-    records["pid_source"][rows] = PidSource.FD_SCAN
-
-
-def retire(table: ConnectionTable, adopted: ConnectionArray, netns: int, theirs: Theirs, keys: Keys) -> tuple[ConnectionArray, int]:
-    """Removes adopted connections that the kernel shows no longer or that events show too; what is left, and how many were the first."""
-    own_keys = tuple_keys(adopted)
-    gone = (adopted["netns"] == netns) & ~np.isin(own_keys, theirs.keys)
-    doubled = np.isin(own_keys, keys)
-    table.adopted.drop(own_keys[gone | doubled])
-    return take(adopted, np.flatnonzero(~gone & ~doubled)), int(gone.sum())
+        records[name][rows[chosen]] = sockets[name][place[chosen]]
+    records["pid_source"][rows[chosen]] = PidSource.FD_SCAN
+    return len(chosen)

@@ -41,9 +41,12 @@ class LatencyHistograms:
         if ended:
             self._add(2, connections, "opened_ns", "closed_ns", active | ~active)
 
-    def advance(self, seen_ns: int, now_ns: int) -> None:
-        """Says that everything up to *seen_ns* has been added, and moves the window on."""
+    def added_until(self, seen_ns: int) -> None:
+        """Says that everything up to then has been added."""
         self._until_ns = seen_ns
+
+    def advance(self, now_ns: int) -> None:
+        """Moves the window on; before anything of that time is added."""
         slot = now_ns // (SLOT_S * NS)
         for i in range(min(max(slot - self._slot, 0), SLOTS)):
             self._counts[(slot - i) % SLOTS] = 0

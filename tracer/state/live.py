@@ -13,6 +13,7 @@ import numpy as np
 
 from tracer.events.batch import EventBatch
 from tracer.events.filters import CaptureFilter
+from tracer.events.records import take
 from tracer.events.schema import STATE_NAMES, STATES, State
 from tracer.state.comparison import Comparison
 from tracer.state.connections import OPEN_DTYPE, ConnectionArray, ConnectionTable
@@ -101,6 +102,7 @@ class LiveState:
         self._events += len(batch)
         self._rates.fold(batch)
         self._comparison.fold(batch)
+        self._latency.advance(batch.now_ns)
         ended = self._merged.fold(batch)
         if len(ended):
             self._latency.fold(ended, ended=True)
@@ -188,7 +190,7 @@ class LiveState:
             return
         connections = table.open_connections()
         self._latency.fold(connections, ended=False)
-        self._latency.advance(self._seen_ns, self._now_ns)
+        self._latency.added_until(self._seen_ns)
         last = self._comparison.last
         self._survey.look(connections, self._subject.home_netns, last, self._comparison.last_table)
 
@@ -203,7 +205,7 @@ class LiveState:
             table_time=self._time(table.end_ns) if table is not None else None,
             source=table.dump.source if table is not None and table.dump is not None else None,
             period_s=round(table.period_s, 3) if table is not None else 0.0,
-            cost_ratio=round(table.cost_s / table.period_s, 4) if table is not None and table.period_s else 0.0,
+            cost_ratio=round(table.share, 4) if table is not None else 0.0,
             complete_s=self._complete_s,
             states=comparison.state_rows(),
             counters=comparison.counter_rows,
@@ -243,8 +245,8 @@ class Survey:
         """Looks through the connections: shape (n,), OPEN_DTYPE."""
         at_home = connections["netns"] == home_netns
         self.top = top_lists(connections)
-        self.ports = port_usage(connections[at_home], sample.ports if sample is not None else None)
-        self.namespaces = namespace_rows(connections[~at_home], with_table)
+        self.ports = port_usage(take(connections, at_home), sample.ports if sample is not None else None)
+        self.namespaces = namespace_rows(take(connections, ~at_home), with_table)
 
 
 def namespace_rows(connections: ConnectionArray, sample: Reconciliation | None) -> list[dict[str, Any]]:

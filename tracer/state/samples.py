@@ -182,8 +182,9 @@ class Reconciliation:
         ports: the ephemeral ports, where they can be read.
         namespaces: other network namespaces, by inode number.
         problems: what could not be read, and why, each once.
-        cost_s: CPU seconds that taking this sample cost.
-        period_s: time to the next sample with a socket table.
+        cost_s: CPU seconds that taking this sample cost; the search for owners at the start is not among them.
+        period_s: time between two samples with a socket table, as it was when this one was due.
+        share: of one core that samples have cost since the last one with a socket table.
     """
 
     before: Reading
@@ -196,6 +197,7 @@ class Reconciliation:
     problems: tuple[str, ...] = ()
     cost_s: float = 0.0
     period_s: float = 0.0
+    share: float = 0.0
 
     @property
     def begin_ns(self) -> int:

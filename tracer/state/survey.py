@@ -19,7 +19,7 @@ TOP = 10
 def top_lists(connections: ConnectionArray) -> dict[str, list[dict[str, Any]]]:
     """Processes, local ports and remote addresses with the most open connections: *connections* of shape (n,), OPEN_DTYPE."""
     return {
-        "processes": top_processes(connections[["tgid", "uid", "comm", "pid_source"]]),
+        "processes": top_processes(connections),
         "local_ports": [{"port": int(port), "open": count} for port, count in most_frequent(connections["sport"])],
         "remote_addresses": [{"address": address, "open": count} for address, count in top_addresses(connections["daddr"])],
     }
@@ -32,13 +32,15 @@ def most_frequent(values: npt.NDArray[Any], limit: int = TOP) -> list[tuple[Any,
     return [(found[i], int(counts[i])) for i in order]
 
 
-def top_processes(connections: npt.NDArray[np.void]) -> list[dict[str, Any]]:
-    owned = connections[connections["pid_source"] != PidSource.NONE]
+def top_processes(connections: ConnectionArray) -> list[dict[str, Any]]:
+    """Processes by their open connections: *connections* of shape (n,), OPEN_DTYPE, those of unknown owner left out."""
+    owned = np.flatnonzero(connections["pid_source"] != PidSource.NONE)
+    pids = connections["tgid"][owned]
     listed = []
-    for pid, count in most_frequent(owned["tgid"]):
-        last = owned[np.flatnonzero(owned["tgid"] == pid)[-1]]
-        comm = bytes(last["comm"]).decode(errors="backslashreplace")
-        listed.append({"pid": int(pid), "comm": comm, "uid": int(last["uid"]), "open": count})
+    for pid, count in most_frequent(pids):
+        one = connections[owned[np.argmax(pids == pid)]]
+        comm = bytes(one["comm"]).decode(errors="backslashreplace")
+        listed.append({"pid": int(pid), "comm": comm, "uid": int(one["uid"]), "open": count})
     return listed
 
 
