@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-import tracer.cli.recorded
+import tracer.cli.opening
 from tests.unit.recordings import NS, make_info, make_run, write
 from tracer.cli.app import run
 from tracer.cli.points import Point, parse_point, parse_speed
@@ -149,7 +149,7 @@ def test_pyarrow_missing_is_one_clear_error(tell, recording, monkeypatch):
     def missing():
         raise UsageError("recordings need pyarrow, which is not installed", "install it")
 
-    monkeypatch.setattr(tracer.cli.recorded, "require_pyarrow", missing)
+    monkeypatch.setattr(tracer.cli.opening, "require_pyarrow", missing)
     assert "pyarrow" in tell("events", "--input", recording, code=2)
 
 

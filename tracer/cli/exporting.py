@@ -10,8 +10,9 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from tracer.cli.groups import connection_fold, connection_groups, event_groups, recorded_cgroups
+from tracer.cli.opening import by_run
 from tracer.cli.options import CaptureOptions
-from tracer.cli.recorded import RecordedCapture, by_run
+from tracer.cli.recorded import RecordedCapture
 from tracer.cli.run import Run, begin_capture, owner_filter, running, say
 from tracer.events.batch import EventBatch
 from tracer.log.files import check_new_file, open_for_writing

@@ -34,6 +34,11 @@ class Keys:
         if self._terminal is not None:
             termios.tcsetattr(self._terminal, termios.TCSADRAIN, self._before)
 
+    @property
+    def are_read(self) -> bool:
+        """Whether any can come."""
+        return self._terminal is not None
+
     def wait(self, seconds: float) -> str:
         """The next key within so many seconds: its character, a name of ESCAPES, or "" for none."""
         if self._terminal is None:

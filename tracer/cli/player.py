@@ -66,6 +66,7 @@ class Player:
         self._speed = speed
         self._all_pictures = all_pictures
         self._paused = False
+        self._is_over = False
         self._now_ns = run.began_ns
         self._target: Point | None = None
         self._anchor: tuple[int, float] | None = None
@@ -82,15 +83,29 @@ class Player:
     def footer(self) -> str:
         """One line: where the replay is, and what the keys do."""
         speed = "max" if self._speed > FASTEST else f"x{self._speed:g}"
-        state = "paused" if self._paused else speed
+        state = "end" if self._is_over else "paused" if self._paused else speed
         at = duration((self._now_ns - self._run.began_ns) / NS)
         return f"replay {at} {state}   space pause  left/right {SEEK_S} s  +/- speed  q quit"
 
     def play(self, show: Show, refresh_s: float, first: Point | None, last: Point | None) -> None:
         """Plays from one point to another; what is before the first is folded, not shown."""
         self._target = first
-        while self._pass(show, refresh_s, last) is Ending.REWIND:
+        while (ending := self._pass(show, refresh_s, last)) is not Ending.QUIT:
+            if ending is Ending.DONE and not self._is_rewound(show):
+                return
             self._reopen()
+
+    def _is_rewound(self, show: Show) -> bool:
+        """On a terminal the last picture stays until a key says what next: whether to go back."""
+        self._target, self._is_over = None, True
+        if self._shown is not None and self._keys.are_read:
+            show(self._shown)
+        while self._keys.are_read and not self._run.stop():
+            ending = self._press(self._keys.wait(GLANCE_S))
+            if ending is not None:
+                self._is_over = False
+                return ending is Ending.REWIND
+        return False
 
     def _reopen(self) -> None:
         self._capture = self._opened.enter_context(self._capture.again())
@@ -171,7 +186,7 @@ class Player:
         elif key in {"+", "up"}:
             self._speed *= 2
         elif key in {"-", "down"}:
-            self._speed = self._speed / 2 if self._speed < FASTEST else FASTEST
+            self._speed = min(self._speed, 2 * FASTEST) / 2
         elif key in {"right", "l"}:
             self._target = Point(at_ns + SEEK_S * NS)
         elif key in {"left", "h", "home"}:

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from tracer.cli.opening import require_pyarrow
 from tracer.cli.options import CaptureOptions, takes
-from tracer.cli.recorded import require_pyarrow
 from tracer.cli.run import begin_capture, running, say
 from tracer.errors import UsageError
 

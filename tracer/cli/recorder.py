@@ -133,8 +133,9 @@ def record_until_stopped(run: Run, reconciler: Reconciling, recording: Recording
     due = time.monotonic() + REFRESH_S
     for taken in run.batches(POLL_S):
         batch = limited(run, keep(taken))
-        if cgroups.look(batch):
-            recording.sample(CGROUPS, msgspec.json.encode(cgroups.paths), keep=True)
+        if new := cgroups.look(batch):
+            recording.sample(CGROUPS, msgspec.json.encode(new))
+            recording.keep(CGROUPS, msgspec.json.encode(cgroups.paths))
         recording.append(batch)
         view.fold(batch)
         reconciler.apply_if_ready(batch, reconcile)
@@ -171,14 +172,14 @@ class NewCgroups:
         self._seen = {0}
         self._names = CgroupPaths()
 
-    def look(self, batch: EventBatch) -> bool:
-        """Whether a batch has cgroups that now have a name and had none before."""
+    def look(self, batch: EventBatch) -> dict[int, str]:
+        """The paths of a batch's cgroups that had none before."""
         ids = batch.events["cgroup"]
         new = {*ids[:1].tolist(), *ids[1:][ids[1:] != ids[:-1]].tolist()} - self._seen
         self._seen |= new
         found = {cgroup: path for cgroup in new if (path := self._names.path(cgroup)) is not None}
         self.paths |= found
-        return bool(found)
+        return found
 
 
 def owned_only(run: Run) -> Callable[[EventBatch], EventBatch]:

@@ -2,8 +2,8 @@
 """
 A recording in progress: one file, or a row of them.
 
-With rotation the files are RUN.0001.arrows, RUN.0002.arrows and so on. Each can be read alone: it begins with the run and the newest
-sample of every kind that came with `keep=True`.
+With rotation the files are RUN.0001.arrows, RUN.0002.arrows and so on. Each can be read alone: it begins with the run and the samples
+that keep() was given.
 """
 
 from dataclasses import dataclass
@@ -136,12 +136,14 @@ class Recording:
         if self._is_due(batch.now_ns) and not self.is_full:
             self._rotate(batch)
 
-    def sample(self, kind: str, content: bytes, keep: bool = False) -> None:
-        """Adds a sample; with *keep* the newest of its kind is repeated at the beginning of each file that follows."""
+    def sample(self, kind: str, content: bytes) -> None:
+        """Adds a sample."""
         assert self._writer is not None, "begin() comes first"
-        if keep:
-            self._kept[kind] = content
         self._writer.sample(kind, content)
+
+    def keep(self, kind: str, content: bytes) -> None:
+        """Has each file that follows begin with this sample, instead of an earlier one of its kind."""
+        self._kept[kind] = content
 
     def _is_due(self, now_ns: int) -> bool:
         assert self._writer is not None
