@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import duckdb
@@ -14,11 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-import tracer.cli.opening
 from tests.unit.recordings import NS, make_info, make_run, write
 from tracer.cli.app import run
 from tracer.cli.points import Point, parse_point, parse_speed
-from tracer.errors import UsageError
 from tracer.events.batch import EventBatch
 from tracer.log.entries import FORMAT, Sample
 from tracer.views.arrow import CONNECTION_SCHEMA, EVENT_SCHEMA
@@ -145,12 +144,23 @@ def test_what_cannot_be_read_is_one_clear_error(tell, tmp_path, make, problem):
     assert not (tmp_path / "x.csv").exists()
 
 
-def test_pyarrow_missing_is_one_clear_error(tell, recording, monkeypatch):
-    def missing():
-        raise UsageError("recordings need pyarrow, which is not installed", "install it")
+@pytest.mark.parametrize(
+    ("library", "command", "extra"),
+    [
+        ("pyarrow", "events --input RUN", "tcptrace[log]"),
+        ("pyarrow", "record -o new.arrows", "tcptrace[log]"),
+        ("pyarrow", "replay RUN", "tcptrace[log]"),
+        ("pyarrow", "export RUN -o new.csv", "tcptrace[log]"),
+        ("pyarrow", "query --schema", "tcptrace[log]"),
+        ("duckdb", "query RUN FROM", "tcptrace[query]"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_one_clear_error(tell, recording, monkeypatch, library, command, extra):
+    monkeypatch.setitem(sys.modules, library, None)
+    error = tell(*(recording if word == "RUN" else word for word in command.split()), code=2)
 
-    monkeypatch.setattr(tracer.cli.opening, "require_pyarrow", missing)
-    assert "pyarrow" in tell("events", "--input", recording, code=2)
+    assert f"{library}, which is not installed" in error
+    assert f"pip install '{extra}'" in error
 
 
 def test_a_recording_that_was_cut_off_says_so(capsys, tmp_path):

@@ -25,6 +25,7 @@ def query(
     Example: tcptrace query run.arrows "SELECT outcome, count(*) FROM conns GROUP BY outcome"
     """
     require_pyarrow()
+    require_duckdb()
     from tracer.cli.querying import run_query, write_schema
 
     if schema:
@@ -32,7 +33,6 @@ def query(
         return
     if not arguments or len(arguments) < 2:
         raise UsageError("query needs a recording and a query", 'for example: tcptrace query run.arrows "SELECT count(*) FROM events"')
-    require_duckdb()
     run_query(options, arguments[:-1], arguments[-1], format)
 
 
