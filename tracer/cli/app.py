@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from tracer import __version__
-from tracer.cli import conns, doctor, events, live
+from tracer.cli import conns, doctor, events, export, live, query, record, replay
 from tracer.errors import OutputError, TcptraceError, UsageError
 
 #: typer brings its own click or uses the installed one, by version; this is UsageError of whichever it is.
@@ -73,7 +73,7 @@ def ends_with_its_reader(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-for command in (live.live, events.events, conns.conns, doctor.doctor):
+for command in (live.live, events.events, conns.conns, record.record, replay.replay, export.export, query.query, doctor.doctor):
     app.command(command.__name__)(ends_with_its_reader(command))
 
 OWN_OPTIONS = ("-h", "--help", "--version", "--debug")

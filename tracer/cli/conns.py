@@ -12,20 +12,20 @@ import typer
 
 from tracer.cli.events import Format, table_width
 from tracer.cli.names import HostNames
-from tracer.cli.options import CaptureOptions, takes
-from tracer.cli.reconciling import begin_reconciling
+from tracer.cli.options import CaptureOptions, Inputs, takes
+from tracer.cli.reconciling import Reconciling, begin_reconciling
+from tracer.cli.recorded import RecordedCapture
 from tracer.cli.run import Run, begin_capture, owner_filter, running
 from tracer.errors import UsageError
 from tracer.events.batch import EventBatch
 from tracer.kernel.capture import POLL_S
 from tracer.reconcile.cgroups import CgroupPaths
-from tracer.reconcile.reconciler import Reconciler
 from tracer.state.connections import ENDED_DTYPE, ConnectionArray, ConnectionTable
 from tracer.state.merged import MergedConnections
 from tracer.state.outcomes import Outcome
 from tracer.state.select import OwnerFilter
 from tracer.views.connection_table import ENDED_COLUMNS
-from tracer.views.connections import CONNECTION_NAMES, OUTCOMES, ConnectionRows, connection_columns
+from tracer.views.connections import CONNECTION_NAMES, OUTCOMES, CgroupNames, ConnectionRows, connection_columns
 from tracer.views.lines import FORMATS, Lines
 from tracer.views.table import WIDE, Table, TableColumn
 from tracer.views.writers import loss_line
@@ -76,6 +76,7 @@ def conns(
     top: Annotated[int | None, typer.Option("--top", metavar="N", help="At the end, only the first N; with --sort.")] = None,
     dns: Annotated[bool, typer.Option("-d", "--dns", help="Show names of remote hosts, once they are known.")] = False,
     wide: Annotated[bool, typer.Option("-w", "--wide", help="Show all columns and full addresses.")] = False,
+    input: Inputs = None,
 ) -> None:
     """
     One line for each connection as it ends: owner, direction, bytes, duration, and why it ended.
@@ -87,12 +88,14 @@ def conns(
     names = HostNames() if dns else None
     output = Output(format, wide, names)
     try:
+        if open and input:
+            raise UsageError("--open looks at this host now, --input reads a recording", "leave one of them out")
         if open:
             from tracer.cli.open_conns import open_connections
 
             output.write(open_connections(options.plan().keep, choice.owners), wall_offset_ns=0)
             return
-        pending = begin_capture(options)
+        pending = begin_capture(options, input or ())
         with running(pending, options) as run:
             write_connections(run, choice, output, sort, top)
     finally:
@@ -129,7 +132,7 @@ class Output:
     """Where connections are written, in the chosen format."""
 
     def __init__(self, format_name: Format, wide: bool, names: HostNames | None) -> None:
-        self._cgroups = CgroupPaths()
+        self.cgroups: CgroupNames = CgroupPaths()
         self._host = names
         self._stream = sys.stdout.buffer
         self._lines = Lines(self._stream, FORMATS[format_name](CONNECTION_NAMES)) if format_name in FORMATS else None
@@ -138,7 +141,7 @@ class Output:
 
     def write(self, connections: ConnectionArray, wall_offset_ns: int) -> None:
         """Writes and flushes; before the first ones their heading."""
-        rows = ConnectionRows(connections, wall_offset_ns, self._cgroups, self._host)
+        rows = ConnectionRows(connections, wall_offset_ns, self.cgroups, self._host)
         self._begin()
         if self._lines is not None:
             self._lines.columns(connection_columns(rows))
@@ -168,14 +171,16 @@ def widened(columns: Sequence[TableColumn]) -> list[TableColumn]:
 
 def write_connections(run: Run, choice: Choice, output: Output, sort: str | None, top: int | None) -> None:
     """Folds every batch; writes each wanted connection as it ends, or, sorted, all of them at the end."""
+    if isinstance(run.capture, RecordedCapture):
+        output.cgroups = run.capture.cgroups
     table = ConnectionTable(sees_accepts=any(h.hook == "accept" and h.kind for h in run.capture.hooks))
-    merged = MergedConnections(table, run.capture.plan.keep, run.capture.facts.home_netns)
+    merged = MergedConnections(table, run.keep, run.capture.facts.home_netns)
     with begin_reconciling(run) as reconciler:
         fold_and_write(run, merged, reconciler, choice, output, sort, top)
 
 
 def fold_and_write(
-    run: Run, merged: MergedConnections, reconciler: Reconciler, choice: Choice, output: Output, sort: str | None, top: int | None
+    run: Run, merged: MergedConnections, reconciler: Reconciling, choice: Choice, output: Output, sort: str | None, top: int | None
 ) -> None:
     kept: list[ConnectionArray] = []
     wall_offset_ns = 0

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The console: keys in, pictures out."""
 
+import select
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -11,7 +13,7 @@ from rich.console import Console
 
 from tracer.cli.painter import Painter, ansi_lines
 from tracer.cli.pictures import Pictures
-from tracer.cli.run import Run
+from tracer.cli.recorded import RecordedCapture
 from tracer.cli.terminal import Terminal
 from tracer.errors import UsageError
 from tracer.events.batch import EventBatch
@@ -22,14 +24,13 @@ from tracer.state.recent import Failure, Recent
 from tracer.state.snapshot import Snapshot
 from tracer.state.sockets import OWNER_NAMES, PidSource, SocketTable
 from tracer.views.columns import Rows
-from tracer.views.connections import ConnectionRows
+from tracer.views.connections import CgroupNames, ConnectionRows
 from tracer.views.console.choosing import Chosen, Test, choose, parse_filter
 from tracer.views.console.controls import PAGES, TOP_ORDERS, Controls, press
 from tracer.views.console.panels import Look
 from tracer.views.console.picture import Courses, Picture
-from tracer.views.console.screen import page_rows, plain_lines, screen_lines
+from tracer.views.console.screen import page_rows, screen_lines
 
-POLL_S = 0.1
 TOP = 20
 NO_CONNECTIONS = np.zeros(0, dtype=OPEN_DTYPE)
 
@@ -58,24 +59,29 @@ class Moment:
 
 
 class ConsoleView:
-    """The state as the console shows it: takes moments of it and makes pictures of them."""
+    """The state as the console shows it: moments of it, and pictures of them."""
 
-    def __init__(self, pictures: Pictures, controls: Controls) -> None:
-        self._pictures = pictures
-        self._recent = Recent()
-        pictures.recent = self._recent
-        self._courses = Courses()
-        self._cgroups = CgroupPaths()
-        self._base: Snapshot | None = None
-        self._moment: Moment | None = None
-        self._test: Test = parse_filter("")
-        self._batch_time = (0, 0)
+    def __init__(self, controls: Controls) -> None:
         self.controls = controls
         self.message = ""
+        self._test: Test = parse_filter("")
+        self._cgroups: CgroupNames = CgroupPaths()
 
-    def fold(self, batch: EventBatch) -> None:
-        self._pictures.fold(batch)
-        self._batch_time = (batch.now_ns, batch.wall_offset_ns)
+    def attach(self, pictures: Pictures) -> None:
+        """Says whose pictures are shown from now on; what was of others is forgotten."""
+        self._pictures = pictures
+        self._recent = pictures.recent = Recent()
+        self._courses = Courses()
+        self._snapshot: Snapshot | None = None
+        self._base: Snapshot | None = None
+        self._moment: Moment | None = None
+        if isinstance(pictures.run.capture, RecordedCapture):
+            self._cgroups = pictures.run.capture.cgroups
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show yet."""
+        return self._snapshot is None
 
     def press(self, key: str) -> None:
         """Takes a key in."""
@@ -101,29 +107,41 @@ class ConsoleView:
             self.controls = replace(self.controls, filter=before.filter)
 
     def _reset(self) -> None:
-        self._base = self._pictures.take()
+        self._base = self._snapshot
         self._recent = self._pictures.recent = Recent()
         self._moment = None
 
-    def advance(self) -> None:
-        """Takes a new moment, unless paused."""
-        snapshot = self._pictures.take()
+    def advance(self, snapshot: Snapshot) -> None:
+        """Moves on to a snapshot, unless paused."""
+        self._snapshot = snapshot
         self._courses.add(snapshot)
-        if self.controls.paused and self._moment is not None:
-            return
-        shown, since_s = since(snapshot, self._base)
-        now_ns, wall_offset_ns = self._batch_time
-        # The connections are copied only for the page that shows them.
-        connections = self._pictures.state.connections()
-        recent = self._recent
-        self._moment = Moment(shown, since_s, connections, recent.ended(), recent.events(), recent.failures(), now_ns, wall_offset_ns)
+        if not self.controls.paused:
+            self._moment = None
 
-    def picture(self, rows: int) -> Picture:
-        """The picture of the current moment for a page of so many lines."""
+    def _look(self) -> Moment:
+        """The moment that is shown."""
         if self._moment is None:
-            self.advance()
-        moment, controls = self._moment, self.controls
-        assert moment is not None  # advance() takes one
+            assert self._snapshot is not None  # advance() comes first
+            shown, since_s = since(self._snapshot, self._base)
+            # All connections are copied only where they are shown, or may be while the picture stands still.
+            complete = self.controls.paused or PAGES[self.controls.page] == "connections"
+            connections = self._pictures.state.connections() if complete else NO_CONNECTIONS
+            recent, pictures = self._recent, self._pictures
+            self._moment = Moment(
+                shown,
+                since_s,
+                connections,
+                recent.ended(),
+                recent.events(),
+                recent.failures(),
+                pictures.now_ns,
+                pictures.wall_offset_ns,
+            )
+        return self._moment
+
+    def picture(self, rows: int, status: str = "") -> Picture:
+        """The picture of the current moment for a page of so many lines."""
+        moment, controls = self._look(), self.controls
         picture = Picture(
             snapshot=moment.snapshot,
             courses=self._courses.by_state(),
@@ -132,6 +150,7 @@ class ConsoleView:
             now_ns=moment.now_ns,
             since_s=moment.since_s,
             message=self.message,
+            status=status,
             controls=controls,
         )
         if PAGES[controls.page] == "connections":
@@ -192,55 +211,72 @@ def minus(counts: dict[str, int], base: dict[str, int]) -> dict[str, int]:
     return {name: count - base.get(name, 0) for name, count in counts.items()}
 
 
-def run_console(run: Run, view: ConsoleView, terminal: Terminal, fd: int, console: Console, look: Look) -> None:
-    """Draws until the capture ends or the user leaves; *fd* is where."""
-    due = time.monotonic()
-    run.capture.wake_on(terminal.fd)
-    with Painter(fd) as painter:
-        for batch in run.batches(POLL_S):
-            run.room(len(batch))
-            view.fold(batch)
-            pressed = terminal.keys()
-            redraws = view.controls.redraws
-            for key in pressed:
-                view.press(key)
-            if view.controls.quits or terminal.gone:
-                run.stop.ask()
-            anew = terminal.has_changed() or view.controls.redraws != redraws
-            if time.monotonic() >= due:
-                view.advance()
-                due = max(due + view.controls.refresh_s, time.monotonic())
-            elif not pressed and not anew:
-                continue
-            if terminal.active:
-                draw(view, painter, terminal.size(), anew, console, look)
+class ConsoleScreen:
+    """
+    The console on a terminal: a Screen.
+
+    Args:
+        terminal: where keys come from, and its size.
+        painter: draws on it.
+        console: turns styles into what the terminal understands.
+        look: colours and signs.
+        refresh_s: seconds between two pictures.
+    """
+
+    reads_keys = True
+
+    def __init__(self, terminal: Terminal, painter: Painter, console: Console, look: Look, refresh_s: float) -> None:
+        self._terminal, self._painter, self._console, self._look = terminal, painter, console, look
+        self._view = ConsoleView(Controls(refresh_s=refresh_s))
+        self._replay_keys: deque[str] = deque()
+        self.status: Callable[[], str] | None = None
+
+    @property
+    def refresh_s(self) -> float:
+        return self._view.controls.refresh_s
+
+    def attach(self, pictures: Pictures) -> None:
+        self._view.attach(pictures)
+
+    def show(self, snapshot: Snapshot) -> None:
+        self._view.advance(snapshot)
+        self._draw()
+
+    def glance(self) -> bool:
+        before = self._view.controls
+        keys = self._terminal.keys()
+        for key in keys:
+            self._press(key)
+        anew = self._terminal.has_changed() or self._view.controls.redraws != before.redraws
+        if keys or anew:
+            self._draw(anew)
+        return self._view.controls.quits or self._terminal.gone
+
+    def _press(self, key: str) -> None:
+        if self.status is not None and self._view.controls.draft is None and key in REPLAY_KEYS:
+            self._replay_keys.append(REPLAY_KEYS[key])
+        else:
+            self._view.press(key)
+
+    def wait(self, seconds: float) -> str:
+        end = time.monotonic() + seconds
+        while True:
+            if self.glance():
+                return "q"
+            if self._replay_keys:
+                return self._replay_keys.popleft()
+            left = end - time.monotonic()
+            if left <= 0:
+                return ""
+            select.select([self._terminal.fd], [], [], left)
+
+    def _draw(self, anew: bool = False) -> None:
+        if not self._terminal.active or self._view.is_empty:
+            return
+        width, height = self._terminal.size()
+        picture = self._view.picture(page_rows(height), self.status() if self.status is not None else "")
+        self._painter.paint(ansi_lines(self._console, screen_lines(picture, width, height, self._look), width), anew)
 
 
-def draw(view: ConsoleView, painter: Painter, size: tuple[int, int], anew: bool, console: Console, look: Look) -> None:
-    width, height = size
-    lines = screen_lines(view.picture(page_rows(height)), width, height, look)
-    painter.paint(ansi_lines(console, lines, width), anew)
-
-
-def run_plain(run: Run, pictures: Pictures, controls: Controls, console: Console, look: Look, once: bool) -> None:
-    """One block of text a refresh, for a file, a pipe, or a terminal that can nothing else; or a single one."""
-    view = ConsoleView(pictures, controls)
-    due = time.monotonic() + controls.refresh_s
-    for batch in run.batches(POLL_S):
-        run.room(len(batch))
-        view.fold(batch)
-        if time.monotonic() >= due:
-            print_block(view, console, look)
-            due = max(due + controls.refresh_s, time.monotonic())
-            if once:
-                run.stop.ask()
-                return
-    print_block(view, console, look)
-
-
-def print_block(view: ConsoleView, console: Console, look: Look) -> None:
-    view.advance()
-    for line in plain_lines(view.picture(30), console.width, look):
-        line.rstrip()
-        console.print(line, no_wrap=True, overflow="crop")
-    console.print()
+#: What these keys mean in a replay.
+REPLAY_KEYS = {key: key for key in ("+", "-", "left", "right", "home")} | {"=": "+", " ": " ", "p": " "}

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tracer.cli.options import CaptureOptions, takes
+from tracer.cli.options import CaptureOptions, Inputs, takes
 from tracer.cli.run import Run, begin_capture, owner_filter, running
 from tracer.kernel.capture import POLL_S
 from tracer.state.sockets import SocketTable
@@ -24,13 +24,14 @@ def events(
     format: Annotated[Format, typer.Option("--format", help="How to write the events.")] = "table",
     time: Annotated[bool, typer.Option("-T", "--time", help="Show the time of each event, however narrow the table.")] = False,
     wide: Annotated[bool, typer.Option("-w", "--wide", help="Show all columns and full addresses.")] = False,
+    input: Inputs = None,
 ) -> None:
     """
     One line for each TCP event: every state transition and every accept.
 
     Example: sudo tcptrace events -P 443 --format json --duration 10
     """
-    pending = begin_capture(options)
+    pending = begin_capture(options, input or ())
     writer = make_writer(format, sys.stdout.buffer, EventTable(WIDE if wide else table_width(), time))
     with running(pending, options) as run:
         write_events(run, writer, SocketTable())

@@ -113,6 +113,15 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"cannot write {path}: permission denied or read-only", "give a file that you may write")
 
 
+#: Recordings to read instead of capturing, on the commands that can.
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input", metavar="FILE", help="Read a recording instead of capturing; repeat it for the files of a rotation; - is stdin."
+    ),
+]
+
+
 def parse_netns(text: str) -> int:
     """
     The inode number of a network namespace from its number, a PID, a name of `ip netns`, or a path.

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """One capture from start to end, as every capturing command has it: limits, signals, the stderr lines, the summary."""
 
+import platform
 import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 from tracer.cli.options import CaptureOptions, parse_names, parse_pids
+from tracer.cli.recorded import PendingRecording, RecordedCapture
 from tracer.errors import UsageError
 from tracer.events.batch import EventBatch
 from tracer.events.filters import CaptureFilter, UndecidedBirths
@@ -66,14 +68,18 @@ class Run:
     A capture in progress.
 
     Attributes:
+        began_ns: CLOCK_MONOTONIC of the captured host when the capture began.
+        host: its name.
         events, lost: so far; lost by reason.
         written: lines that the command was allowed to write, for --count.
     """
 
-    capture: "Capture | PollingCapture"
+    capture: "Capture | PollingCapture | RecordedCapture"
     options: CaptureOptions
     stop: Stop
     started: float
+    began_ns: int
+    host: str
     startup_s: float = 0.0
     events: int = 0
     written: int = 0
@@ -83,6 +89,14 @@ class Run:
     @property
     def lost_total(self) -> int:
         return sum(self.lost.values())
+
+    @property
+    def keep(self) -> CaptureFilter:
+        """What the events were kept for, if nothing narrower was asked for: what else there was, they cannot tell."""
+        own = self.capture.plan.keep
+        if isinstance(self.capture, RecordedCapture) and own == CaptureFilter():
+            return self.capture.recorded_keep
+        return own
 
     def batches(self, poll_s: float) -> Iterator[EventBatch]:
         """The capture's batches, without the events that the filter rules out after all, until it is time to stop."""
@@ -144,9 +158,9 @@ def owner_filter(options: CaptureOptions) -> OwnerFilter:
     )
 
 
-def begin_capture(options: CaptureOptions) -> "PendingCapture | PendingPolling":
+def begin_capture(options: CaptureOptions, recordings: Sequence[str] = ()) -> "Pending":
     """
-    Checks all options, then starts the loader.
+    Checks all options, then starts the loader, or, with recordings, nothing.
 
     Raises:
         TcptraceError: an option makes no sense, or this host cannot trace.
@@ -154,6 +168,10 @@ def begin_capture(options: CaptureOptions) -> "PendingCapture | PendingPolling":
     options.check()
     owner_filter(options)
     plan = options.plan()
+    if recordings:
+        if options.no_bpf:
+            raise UsageError("--no-bpf captures, --input reads a recording", "leave one of them out")
+        return PendingRecording(tuple(recordings), plan, options.duration)
     return PendingPolling(plan) if options.no_bpf else begin(plan)
 
 
@@ -169,20 +187,39 @@ class PendingPolling:
         return PollingCapture(self.plan)
 
 
+Pending: TypeAlias = PendingCapture | PendingPolling | PendingRecording
+
+
 @contextmanager
-def running(pending: PendingCapture | PendingPolling, options: CaptureOptions) -> Iterator[Run]:
+def running(pending: Pending, options: CaptureOptions) -> Iterator[Run]:
     """Waits for the programs, tells that the capture runs, and at the end what came of it."""
     stop = Stop()
     with stopped_by_signals(stop), pending.wait() as capture:
-        started = time.monotonic()
-        if options.duration is not None:
-            stop.deadline = started + options.duration
-        run = Run(capture, options, stop, started, startup_s=started - process_start())
-        say(f"tcptrace: capturing on {capture.facts.release} ({hooks_in_brief(capture.hooks)}), ready in {run.startup_s:.2f} s")
+        run = make_run(capture, options, stop)
+        say(f"tcptrace: {doing(run)} {capture.facts.release} ({hooks_in_brief(capture.hooks)}), ready in {run.startup_s:.2f} s")
         try:
             yield run
         finally:
             finish(run)
+
+
+def make_run(capture: "Capture | PollingCapture | RecordedCapture", options: CaptureOptions, stop: Stop) -> Run:
+    """The run of a capture that has begun, or of one that was recorded; --duration is by the clock of the captured host."""
+    started = time.monotonic()
+    startup_s = started - process_start()
+    if isinstance(capture, RecordedCapture):
+        return Run(capture, options, stop, started, capture.info.started_ns, capture.info.host, startup_s)
+    if options.duration is not None:
+        stop.deadline = started + options.duration
+    return Run(capture, options, stop, started, round(started * 1e9), platform.node(), startup_s)
+
+
+def doing(run: Run) -> str:
+    """What is done, up to the kernel's name."""
+    capture = run.capture
+    if isinstance(capture, RecordedCapture):
+        return f"replaying {capture.name}, recorded on {run.host},"
+    return "capturing on"
 
 
 def finish(run: Run) -> None:
@@ -197,6 +234,9 @@ def finish(run: Run) -> None:
     )
     if run.lost:
         say(loss_advice(run.lost))
+    if isinstance(run.capture, RecordedCapture):
+        for line in run.capture.problems():
+            say(f"tcptrace: {line}")
 
 
 def loss_advice(lost: dict[str, int]) -> str:

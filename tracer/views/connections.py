@@ -3,11 +3,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from tracer.reconcile.cgroups import CgroupPaths, container_name
+from tracer.reconcile.cgroups import container_name
 from tracer.state.connections import ConnectionArray
 from tracer.state.outcomes import Direction, Outcome
 from tracer.views.cells import Column, Words, addresses, choices, distinct, integers, task_names, thousandths, wall_times, words_of
@@ -15,6 +16,12 @@ from tracer.views.columns import PID_SOURCES, Field, error_names, is_owned
 
 OUTCOMES = tuple(outcome.name.lower() for outcome in Outcome)
 DIRECTIONS = tuple(direction.name.lower() for direction in Direction)
+
+
+class CgroupNames(Protocol):
+    """Names cgroups: of this host, or of a recorded one."""
+
+    def path(self, cgroup: int, /) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,7 @@ class ConnectionRows:
 
     connections: ConnectionArray
     wall_offset_ns: int
-    cgroups: CgroupPaths
+    cgroups: CgroupNames
     host: Callable[[str], str] | None = None
 
     def __len__(self) -> int:

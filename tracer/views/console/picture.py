@@ -26,6 +26,7 @@ class Picture:
         events: the latest events that match the filter, oldest first.
         now_ns: CLOCK_MONOTONIC of this moment.
         since_s: the counts of this picture begin so long before it.
+        status: what stands in the last line instead of the keys, such as where a replay is.
         message: what the user should know, such as an error in the filter.
     """
 
@@ -39,6 +40,7 @@ class Picture:
     events: Rows | None = None
     now_ns: int = 0
     since_s: float = 0.0
+    status: str = ""
     message: str = ""
     controls: Controls = field(default_factory=Controls)
 

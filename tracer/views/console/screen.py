@@ -112,6 +112,8 @@ def footer(picture: Picture, width: int, look: Look) -> Text:
         return fitted(line.append(printable(controls.draft) + "_", look.theme.field), width, look)
     if picture.message:
         return fitted(text(printable(picture.message), width, look.theme.bad), width, look)
+    if picture.status:
+        return fitted(text(printable(picture.status), width, look.theme.key), width, look)
     line = text("", width)
     for key, meaning in FOOTERS:
         line.append(key, look.theme.key).append(f" {meaning}  ")
