@@ -188,7 +188,7 @@ def test_the_terminal_is_given_back_however_it_ends(on_terminal, how):
 
 
 def test_a_crash_gives_the_terminal_back_before_its_traceback(on_terminal):
-    broken = "import tracer.cli.console as c, tracer.__main__ as m\ndef fail(*a): raise ValueError('broken')\nc.draw = fail\nm.main()"
+    broken = "import tracer.cli.console as c, tracer.__main__ as m\ndef fail(*a): raise ValueError('broken')\nc.ConsoleScreen._draw = fail\nm.main()"
     console = on_terminal(command=(sys.executable, "-c", broken))
 
     assert console.ended() != 0
@@ -257,3 +257,26 @@ def test_once_prints_one_block_without_a_terminal():
     assert done.stdout.count("STATE ") == 1
     assert "\x1b" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_a_recording_is_made_and_replayed_on_the_same_screen(on_terminal, netns, tmp_path):
+    file = tmp_path / "run.arrows"
+    recorder = on_terminal("record", "-o", str(file), "--console", "--netns", netns.name)
+    recorder.shows("ESTABLISHED", "q quit")
+    done = netns.traffic("refused", count=23)
+    recorder.shows("RECENT FAILURES", "refused", f":{done['port']} x23")
+    recorder.press("q")
+    assert recorder.ended() == 0
+
+    replay = on_terminal("replay", str(file))
+    replay.shows("replay 0:0", "x1", "ESTABLISHED")
+    replay.press(" ")
+    replay.shows("paused")
+    replay.press(" ")
+    replay.press("\x1b[C")
+    replay.shows("replay 0:0", "end", f":{done['port']} x23")
+    replay.press("2t")
+    replay.shows("23 last ended connections", "refused")
+    replay.press("q")
+    assert replay.ended() == 0
+    assert LEFT in replay.sent
