@@ -21,7 +21,8 @@ from tracer.kernel.plan import LoadRequest
 from tracer.kernel.return_probe import ReturnProbe
 
 CHILD = Path(__file__).with_name("loader_child")
-TIMEOUT_S = 30.0
+#: It takes half a second; an emulated machine has been seen to take 50.
+TIMEOUT_S = 120.0
 #: The kernel passes at most SCM_MAX_FD = 253 in one message.
 MAX_DESCRIPTORS = 253
 MAX_REPLY_BYTES = 1 << 18

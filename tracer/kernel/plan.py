@@ -171,8 +171,8 @@ def check_host(facts: HostFacts) -> None:
     """
     if facts.version < MINIMUM_KERNEL:
         raise HostError(f"kernel {facts.release} is too old: it has no BPF ring buffer", "use Linux 5.8 or later")
-    if not facts.root and not {"CAP_BPF", "CAP_PERFMON"} <= facts.capabilities and "CAP_SYS_ADMIN" not in facts.capabilities:
-        raise HostError("tracing needs root", "run it with sudo, or with the capabilities CAP_BPF and CAP_PERFMON")
+    if not facts.privileged:
+        raise unprivileged(facts)
     if facts.lockdown == "confidentiality":
         raise HostError(
             "the kernel is locked down (confidentiality): BPF may not read kernel memory", "boot with lockdown=integrity or none"
@@ -183,6 +183,16 @@ def check_host(facts: HostFacts) -> None:
         )
     if facts.bcc_python is None:
         raise HostError("no Python with BCC was found", "install it: apt-get install python3-bpfcc (elsewhere python3-bcc)")
+
+
+def unprivileged(facts: HostFacts) -> HostError:
+    """What to tell a user, or the root of a container, who may not load BPF."""
+    if facts.root:
+        return HostError(
+            "this root has neither CAP_BPF and CAP_PERFMON nor CAP_SYS_ADMIN",
+            "run it on the host itself, or give the container these capabilities: docker run --privileged, or --cap-add",
+        )
+    return HostError("tracing needs root", "run it with sudo, or with the capabilities CAP_BPF and CAP_PERFMON")
 
 
 def accept_plan(choice: str) -> HookPlan:
