@@ -8,6 +8,7 @@
 
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
 #define TCP_FIN_WAIT1 4
 #define TCP_FIN_WAIT2 5
 #define TCP_CLOSE 7
@@ -21,6 +22,7 @@ struct endpoints {
   u32 netns;
   u16 sport, dport;
   u8 family;
+  bool unnamed; /* a passive birth of which the kernel has not told the remote end yet; saddr and family may be the listener's */
 };
 
 /* The first bytes of a struct sock_common, up to the last field that we want. */
@@ -109,6 +111,7 @@ static __always_inline bool read_endpoints(const void *sk, struct endpoints *end
   }
   ends->sport = local_port(sk, head);
   ends->dport = bpf_ntohs(HEAD(u16, SKC_DPORT));
+  ends->unnamed = false;
   ends->netns = read_u32((void *)HEAD(u64, SKC_NET) + NET_INUM);
   return true;
 }
@@ -135,4 +138,12 @@ static __always_inline void fill_totals(struct event *event, const void *sk, u32
   event->segs_retrans = read_u32(sk + TP_TOTAL_RETRANS);
   event->srtt_us = read_u32(sk + TP_SRTT_US) >> 3; /* kept in eighths */
   event->flags |= EVENT_HAS_TOTALS;
+}
+
+/* The accept queue that a socket was taken from, after it was taken; include/net/sock.h, sk_acceptq_is_full() compares the two. */
+static __always_inline void fill_backlog(struct event *event, const void *listener)
+{
+  event->backlog = read_u32(listener + SK_ACK_BACKLOG);
+  event->backlog_max = read_u32(listener + SK_MAX_ACK_BACKLOG);
+  event->flags |= EVENT_HAS_BACKLOG;
 }
