@@ -188,7 +188,12 @@ def test_the_terminal_is_given_back_however_it_ends(on_terminal, how):
 
 
 def test_a_crash_gives_the_terminal_back_before_its_traceback(on_terminal):
-    broken = "import tracer.cli.console as c, tracer.__main__ as m\ndef fail(*a): raise ValueError('broken')\nc.ConsoleScreen._draw = fail\nm.main()"
+    broken = (
+        "import tracer.cli.console, tracer.__main__\n"
+        "def fail(*_): raise ValueError('broken')\n"
+        "tracer.cli.console.ConsoleScreen._draw = fail\n"
+        "tracer.__main__.main()"
+    )
     console = on_terminal(command=(sys.executable, "-c", broken))
 
     assert console.ended() != 0

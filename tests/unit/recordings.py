@@ -129,7 +129,7 @@ def write(items, info=None, end="stopped", **options):
     writer = LogWriter(stream.write, info or make_info(), **options)
     for item in items:
         if isinstance(item, Sample):
-            writer.sample(item.kind, item.content())
+            writer.sample(item.kind, item.content)
         else:
             writer.append(item)
     if end is None:

@@ -55,7 +55,7 @@ def recording(tmp_path):
     for second in range(SECONDS):
         part = events[11 * second : 11 * (second + 1)]
         items.append(EventBatch(part, BEGAN_NS + (second + 1) * NS, WALL_NS))
-        items.append(Sample.of("counters", encode(no_counters())))
+        items.append(Sample("counters", encode(no_counters())))
     path = tmp_path / "run.arrows"
     path.write_bytes(write(items))
     return str(path)

@@ -31,7 +31,7 @@ LIVES = 23
 def recording(tmp_path):
     """A recording of 23 connections, on disk."""
     path = tmp_path / "run.arrows"
-    cgroups = Sample.of("cgroups", msgspec.json.encode({77: "/system.slice/web.service"}))
+    cgroups = Sample("cgroups", msgspec.json.encode({77: "/system.slice/web.service"}))
     path.write_bytes(write([cgroups, *make_run(LIVES)]))
     return str(path)
 

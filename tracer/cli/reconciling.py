@@ -62,7 +62,7 @@ def samples_of(samples: list[Sample], kind: str, form: type[T]) -> list[T]:
         RecordingError: one of them is of no form that this version knows.
     """
     try:
-        return [decode(sample.content(), form) for sample in samples if sample.kind == kind]
+        return [decode(sample.content, form) for sample in samples if sample.kind == kind]
     except msgspec.MsgspecError as error:
         raise RecordingError(f"a sample cannot be read: {error}", "read the recording with the version that wrote it") from error
 

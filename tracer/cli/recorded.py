@@ -90,7 +90,7 @@ class KnownCgroups:
 
     def add(self, sample: Sample) -> None:
         """Takes a sample of the kind CGROUPS."""
-        self._paths |= msgspec.json.decode(sample.content(), type=dict[int, str])
+        self._paths |= msgspec.json.decode(sample.content, type=dict[int, str])
 
 
 class RecordedCapture:

@@ -90,7 +90,9 @@ class StatusLine:
         then, before = self._before
         self._before = (now, events)
         rate = (events - before) / max(now - then, 1e-9)
-        line = f"{events:,} events, {rate:,.0f}/s, lost {self._run.lost_total:,}, {size_text(self._recording.size)}"
+        size = self._recording.size
+        each = f", {size / events:.1f} bytes per event" if events else ""
+        line = f"{events:,} events, {rate:,.0f}/s, lost {self._run.lost_total:,}, {size_text(size)}{each}"
         print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
 
 

@@ -3,9 +3,10 @@
 What a recording holds beside events: where each batch ended, what was lost before it, and samples of other kinds.
 
 Entries travel with the events, in the metadata of the record batch that holds them, in the order in which they happened; so a replay
-folds the same batches, and meets each sample at the same place. They are JSON, since any Arrow library can show it.
+folds the same batches, and meets each sample at the same place.
 """
 
+import base64
 import zlib
 from typing import Any
 
@@ -14,8 +15,8 @@ import msgspec
 #: The format of recordings that this version writes, and the newest that it reads.
 FORMAT = 1
 
-#: Samples larger than this are compressed: one of a host with 100,000 sockets has megabytes.
-PACK_BYTES = 1024
+#: The key of a record batch's metadata that has the frame.
+ENTRIES_KEY = "tcptrace_entries"
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,20 +60,10 @@ class Taken(msgspec.Struct, frozen=True, array_like=True, tag="b"):
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True, tag="s"):
-    """Something else that was observed at this place, opaque here: its kind, and its bytes, packed or not."""
+    """Something else that was observed at this place: its kind, and its content, opaque here."""
 
     kind: str
-    data: bytes
-    packed: bool = False
-
-    @classmethod
-    def of(cls, kind: str, content: bytes) -> "Sample":
-        large = len(content) > PACK_BYTES
-        return cls(kind, zlib.compress(content, 1) if large else content, large)
-
-    def content(self) -> bytes:
-        """The bytes that were given."""
-        return zlib.decompress(self.data) if self.packed else self.data
+    content: bytes
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag="e"):
@@ -100,6 +91,29 @@ class Frame(msgspec.Struct, frozen=True):
     now_ns: int
     wall_offset_ns: int
     entries: list[Entry]
+
+
+def pack(frame: Frame) -> bytes:
+    """
+    As the metadata of a record batch: MessagePack, compressed, since one sample of a kind is much like the next, as base64.
+
+    Metadata are text, and some Arrow libraries refuse anything else.
+    """
+    return base64.b64encode(zlib.compress(_ENCODER.encode(frame)))
+
+
+def unpack(packed: bytes) -> Frame:
+    """
+    The frame that was packed.
+
+    Raises:
+        ValueError, zlib.error, msgspec.MsgspecError: it was not.
+    """
+    return _DECODER.decode(zlib.decompress(base64.b64decode(packed, validate=True)))
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Frame)
 
 
 def stream_metadata(info: RunInfo) -> dict[str, str]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tracer.errors import RecordingError
 from tracer.events.batch import EventBatch
 from tracer.events.schema import EventArray, no_events
-from tracer.log.entries import FORMAT, Ended, Frame, RunInfo, Sample, Taken, read_run_info
+from tracer.log.entries import ENTRIES_KEY, FORMAT, Ended, Frame, RunInfo, Sample, Taken, read_run_info, unpack
 from tracer.log.frames import CutOff, Damage, EndMark, FrameReader, Readable, SoundFrame
 from tracer.log.schema import from_arrow, log_schema
 
@@ -103,7 +103,7 @@ class LogReader:
         _, entries = self._decode(frame)
         for entry in entries.entries:
             if isinstance(entry, Sample) and entry.kind == "run":
-                return msgspec.json.decode(entry.content(), type=RunInfo)
+                return msgspec.json.decode(entry.content, type=RunInfo)
         raise RecordingError(f"{self._name} is damaged at its beginning, and its first record batch too", "use another copy of the file")
 
     def _check(self, info: RunInfo) -> RunInfo:
@@ -146,7 +146,7 @@ class LogReader:
         """The events and the metadata of a frame, which is known to be as it was written."""
         with pa.ipc.open_stream(pa.py_buffer(self._beginning + frame.data)) as reader:
             batch, metadata = reader.read_next_batch_with_custom_metadata()
-        return from_arrow(batch), msgspec.json.decode(metadata[b"tcptrace_entries"], type=Frame)
+        return from_arrow(batch), unpack(metadata[ENTRIES_KEY.encode()])
 
     def _unfold(self, events: EventArray, frame: Frame) -> Iterator[EventBatch | Sample]:
         if self.next_event is not None:

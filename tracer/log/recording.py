@@ -7,6 +7,7 @@ that keep() was given.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ from tracer.events.batch import EventBatch
 from tracer.log.background import BackgroundWriter
 from tracer.log.entries import RunInfo
 from tracer.log.files import STDOUT, OutputFile, check_new_file, is_stream, open_for_writing
-from tracer.log.writer import Compression, LogWriter
+from tracer.log.writer import FLUSH_NS, IDLE_FLUSH_NS, Compression, LogWriter
 
 NS: Final = 1_000_000_000
 
@@ -118,7 +119,10 @@ class Recording:
         self._writer = self._make_writer(info, self._file, 0)
 
     def _make_writer(self, info: RunInfo, file: OutputFile, first_event: int) -> LogWriter:
-        return LogWriter(lambda data: self._background.put(file.write, data), info, self._destination.compression, first_event)
+        # Whoever reads a stream while it is written wants to see that time goes on.
+        idle_flush_ns = IDLE_FLUSH_NS if self._destination.is_file else FLUSH_NS
+        put = partial(self._background.put, file.write)
+        return LogWriter(put, info, self._destination.compression, first_event, idle_flush_ns)
 
     def append(self, batch: EventBatch) -> None:
         """
@@ -130,11 +134,11 @@ class Recording:
         assert self._writer is not None, "begin() comes first"
         if self.is_full:
             return
+        if self._is_due(batch.now_ns):
+            self._rotate(batch.now_ns)
         self._writer.append(batch)
         limit = self._destination.max_bytes
         self.is_full = bool(limit) and self.size >= limit
-        if self._is_due(batch.now_ns) and not self.is_full:
-            self._rotate(batch)
 
     def sample(self, kind: str, content: bytes) -> None:
         """Adds a sample."""
@@ -151,12 +155,12 @@ class Recording:
         old = self._destination.rotate_s and now_ns - self._begun_ns >= self._destination.rotate_s * NS
         return bool(large or old)
 
-    def _rotate(self, batch: EventBatch) -> None:
+    def _rotate(self, now_ns: int) -> None:
         assert self._writer is not None
         assert self._info is not None
         self._finish("rotated")
         self._part += 1
-        self._begun_ns = batch.now_ns
+        self._begun_ns = now_ns
         self._done_bytes += self._writer.bytes
         self._file = self._next_file()
         info = msgspec.structs.replace(self._info, part=self._part)

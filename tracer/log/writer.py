@@ -16,7 +16,7 @@ import pyarrow as pa
 from tracer.events.batch import EventBatch
 from tracer.events.records import join
 from tracer.events.schema import EventArray, no_events
-from tracer.log.entries import Ended, Entry, Frame, RunInfo, Sample, Taken, stream_metadata
+from tracer.log.entries import ENTRIES_KEY, Ended, Entry, Frame, RunInfo, Sample, Taken, pack, stream_metadata
 from tracer.log.frames import END_OF_STREAM, UNSEALED, seal
 from tracer.log.schema import log_schema, to_arrow
 
@@ -27,7 +27,7 @@ Put = Callable[[bytes], None]
 ROWS: Final = 8192
 #: How long events may wait.
 FLUSH_NS: Final = 1_000_000_000
-#: How long batches without anything in them may wait: on a host at rest each write costs more than what it says.
+#: How long may wait what has neither events nor losses in it: on a host at rest each write costs more than what it says.
 IDLE_FLUSH_NS: Final = 10_000_000_000
 #: 6 % less space than level 1 for the same time; higher ones cost more than they save.
 ZSTD_LEVEL: Final = 3
@@ -67,8 +67,8 @@ class StreamEncoder:
         return bytes(message)
 
     def encode(self, events: EventArray, frame: bytes) -> bytes:
-        """The message with these events, shape (n,), EVENT_DTYPE, and this metadata, which is JSON."""
-        metadata = {"tcptrace_entries": frame, LABEL_KEY: UNSEALED}
+        """The message with these events, shape (n,), EVENT_DTYPE, and this metadata, as pack() makes it."""
+        metadata = {ENTRIES_KEY: frame, LABEL_KEY: UNSEALED}
         self._writer.write_batch(to_arrow(events, self._schema), custom_metadata=metadata)
         return self._sealed()
 
@@ -89,15 +89,18 @@ class LogWriter:
         info: the run; written at once, and again with the first record batch, so that a damaged beginning loses nothing.
         compression: of the events.
         first_event: events in the files of the run before this one.
+        idle_flush_ns: how long may wait what has neither events nor losses in it.
 
     Attributes:
         events: so far, those of the files before included; bytes: of this file.
     """
 
-    def __init__(self, put: Put, info: RunInfo, compression: Compression = "zstd", first_event: int = 0) -> None:
+    def __init__(
+        self, put: Put, info: RunInfo, compression: Compression = "zstd", first_event: int = 0, idle_flush_ns: int = IDLE_FLUSH_NS
+    ) -> None:
         self._put = put
+        self._idle_flush_ns = idle_flush_ns
         self._stream = StreamEncoder(stream_metadata(info), compression)
-        self._encoder = msgspec.json.Encoder()
         self.events = first_event
         self.bytes = 0
         self._number = 0
@@ -121,13 +124,12 @@ class LogWriter:
             self._waiting.append(batch.events)
             self._rows += len(batch)
         waited_ns = batch.now_ns - now_ns
-        if self._rows >= ROWS or waited_ns >= (FLUSH_NS if self._notable else IDLE_FLUSH_NS):
+        if self._rows >= ROWS or waited_ns >= (FLUSH_NS if self._notable else self._idle_flush_ns):
             self.flush()
 
     def sample(self, kind: str, content: bytes) -> None:
         """Adds something else that was observed, after the batches so far; *content* is anything that its reader understands."""
-        self._entries.append(Sample.of(kind, content))
-        self._notable = True
+        self._entries.append(Sample(kind, content))
 
     def flush(self) -> None:
         """Writes what waits."""
@@ -135,7 +137,7 @@ class LogWriter:
             return
         events = join(self._waiting) if self._waiting else no_events()
         frame = Frame(self._number, self.events, *self._base, self._entries)
-        self._write(self._stream.encode(events, self._encoder.encode(frame)))
+        self._write(self._stream.encode(events, pack(frame)))
         self._number += 1
         self.events += len(events)
         self._waiting, self._entries, self._rows = [], [], 0

@@ -11,6 +11,7 @@ import numpy as np
 from tracer.reconcile import namespaces, proc_net, sock_diag
 from tracer.reconcile.owners import PSUTIL_SOCKETS, find_owners, in_home_namespace
 from tracer.reconcile.sock_diag import Table
+from tracer.state.counting import is_among
 from tracer.state.samples import NamespaceSample, Reading, Reconciliation, SocketArray, SocketDump, Totals, reading_of
 from tracer.state.tuples import Keys, tuple_keys
 
@@ -102,7 +103,7 @@ class Sampler:
     def _own(self, sockets: SocketArray, unowned: Keys | None, minis: int) -> None:
         if unowned is not None and not len(unowned):
             return
-        chosen = np.arange(len(sockets)) if unowned is None else np.flatnonzero(np.isin(tuple_keys(sockets), unowned))
+        chosen = np.arange(len(sockets)) if unowned is None else np.flatnonzero(is_among(tuple_keys(sockets), unowned))
         find_owners(sockets, chosen, len(sockets) + minis <= PSUTIL_SOCKETS and in_home_namespace())
 
     def _table(self) -> tuple[Table, str]:

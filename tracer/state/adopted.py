@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tracer.events.records import Records, put, take
 from tracer.events.schema import EventArray
+from tracer.state.counting import distinct
 from tracer.state.rows import RowStore
 from tracer.state.tuples import Keys, tuple_keys
 
@@ -35,7 +36,7 @@ class AdoptedConnections:
     def add(self, connections: Records) -> None:
         """Adds connections; of several with the same addresses and ports the last is kept."""
         keys = tuple_keys(connections)
-        _, last = np.unique(keys[::-1], return_index=True)
+        _, last, _ = distinct(keys[::-1])
         chosen = len(keys) - 1 - last
         self._store.put(keys[chosen], take(connections, chosen))
 

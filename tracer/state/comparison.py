@@ -14,7 +14,7 @@ from tracer.state.merged import MergedConnections
 from tracer.state.samples import Reading, Reconciliation, SocketDump, StateCounts, Totals, entered, left, state_changes
 
 CLOSES = int(State.CLOSE)
-OPENING = (int(State.SYN_SENT), int(State.SYN_RECV))
+SYN_SENT, SYN_RECV = int(State.SYN_SENT), int(State.SYN_RECV)
 
 
 class Comparison:
@@ -63,7 +63,8 @@ class Comparison:
 
     def _note(self, events: np.ndarray) -> Noted:
         ends = np.flatnonzero(events["new_state"] == CLOSES)
-        ends = ends[np.isin(events["old_state"][ends], OPENING) & (events["netns"][ends] == self._home_netns)]
+        old = events["old_state"][ends]
+        ends = ends[((old == SYN_SENT) | (old == SYN_RECV)) & (events["netns"][ends] == self._home_netns)]
         return note(take(events, ends)) if len(ends) else Noted()
 
     def reconcile(self, sample: Reconciliation) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tracer.events.records import take
 from tracer.events.schema import STATES, EventArray, State
+from tracer.state.counting import is_among
 from tracer.state.lives import Lives
 from tracer.state.samples import SocketDump, StateCounts, entered, left, state_changes
 from tracer.state.tuples import tuple_keys
@@ -200,7 +201,7 @@ def states_at(dump: SocketDump, events: EventArray, then_ns: int) -> tuple[State
         then_ns: the time.
     """
     placed = take(events, np.flatnonzero(events["sport"] != 0))
-    untouched = ~np.isin(tuple_keys(dump.sockets), tuple_keys(placed))
+    untouched = ~is_among(tuple_keys(dump.sockets), tuple_keys(placed))
     counts = np.bincount(dump.sockets["state"][untouched], minlength=STATES).astype(np.int64)
     doubt = np.zeros(STATES, dtype=np.int64)
     if not len(events):

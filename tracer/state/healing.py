@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tracer.events.records import take
 from tracer.events.schema import EventArray, State
 from tracer.state.connections import OPEN_DTYPE, OWNER_NAMES, ConnectionArray, ConnectionTable
+from tracer.state.counting import distinct, is_among
 from tracer.state.samples import SocketArray
 from tracer.state.sockets import PidSource
 from tracer.state.tuples import Keys, tuple_keys
@@ -126,7 +127,7 @@ def touched(sockets: SocketArray, chosen: Indices, touching: EventArray) -> Mask
     ports = np.zeros(1 << 16, dtype=np.bool_)
     ports[sockets["sport"][chosen]] = True
     candidates = np.flatnonzero(ports[touching["sport"]] & (touching["sport"] != 0))
-    found: Mask = np.isin(tuple_keys(take(sockets, chosen)), tuple_keys(take(touching, candidates)))
+    found: Mask = is_among(tuple_keys(take(sockets, chosen)), tuple_keys(take(touching, candidates)))
     return found
 
 
@@ -169,7 +170,7 @@ def waiting_for_a_port(known: ConnectionArray, sockets: SocketArray) -> Mask:
 def portless_counts(sockets: SocketArray) -> dict[int, int]:
     """Sockets in SYN_SENT by their key without the local port."""
     keys = tuple_keys(take(sockets, np.flatnonzero(sockets["state"] == State.SYN_SENT)), with_local_port=False)
-    found, counts = np.unique(keys, return_counts=True)
+    found, _, counts = distinct(keys)
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
@@ -178,7 +179,7 @@ def connecting_already(portless: ConnectionArray, sockets: SocketArray, chosen: 
     mine = np.zeros(len(chosen), dtype=np.bool_)
     portless = take(portless, np.flatnonzero(portless["sport"] == 0))
     if len(portless):
-        found, counts = np.unique(tuple_keys(portless), return_counts=True)
+        found, _, counts = distinct(tuple_keys(portless))
         left_over = dict(zip(found.tolist(), counts.tolist(), strict=True))
         keys = tuple_keys(take(sockets, chosen), with_local_port=False).tolist()
         for i in np.flatnonzero(sockets["state"][chosen] == State.SYN_SENT).tolist():

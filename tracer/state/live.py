@@ -18,6 +18,7 @@ from tracer.events.records import take
 from tracer.events.schema import STATE_NAMES, STATES, State
 from tracer.state.comparison import Comparison
 from tracer.state.connections import OPEN_DTYPE, ConnectionArray, ConnectionTable
+from tracer.state.counting import distinct
 from tracer.state.drift import CounterRule, KnownDifference
 from tracer.state.gauges import FULL_STATES
 from tracer.state.latency import LatencyHistograms
@@ -262,7 +263,7 @@ def namespace_rows(connections: ConnectionArray, sample: Reconciliation | None) 
     """Other network namespaces: number, name, connections by state as events tell, and as the kernel does where that was asked for."""
     samples = sample.namespaces if sample is not None else {}
     rows = []
-    for netns in sorted({*samples, *np.unique(connections["netns"]).tolist()}):
+    for netns in sorted({*samples, *distinct(connections["netns"])[0].tolist()}):
         found = samples.get(netns)
         counts = np.bincount(connections["state"][connections["netns"] == netns], minlength=STATES)
         row: dict[str, Any] = {"netns": netns, "name": found.name if found is not None else str(netns), "states": by_name(counts)}

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from tracer.events.addresses import address_text
 from tracer.state.connections import ConnectionArray
+from tracer.state.counting import distinct
 from tracer.state.outcomes import Direction
 from tracer.state.samples import PortRange
 from tracer.state.sockets import PidSource
@@ -27,7 +28,7 @@ def top_lists(connections: ConnectionArray) -> dict[str, list[dict[str, Any]]]:
 
 def most_frequent(values: npt.NDArray[Any], limit: int = TOP) -> list[tuple[Any, int]]:
     """The values that come most often, each with its count; of equals the smaller first."""
-    found, counts = np.unique(values, return_counts=True)
+    found, _, counts = distinct(values)
     order = np.argsort(-counts, kind="stable")[:limit]
     return [(found[i], int(counts[i])) for i in order]
 
@@ -47,7 +48,7 @@ def top_processes(connections: ConnectionArray) -> list[dict[str, Any]]:
 def top_addresses(addresses: npt.NDArray[np.void], limit: int = TOP) -> list[tuple[str, int]]:
     """The addresses, 16 bytes each, that come most often."""
     halves = np.ascontiguousarray(addresses).view("<u8").reshape(-1, 2)
-    _, first, counts = np.unique(mix(halves), return_index=True, return_counts=True)
+    _, first, counts = distinct(mix(halves))
     order = np.argsort(-counts, kind="stable")[:limit]
     return [(address_text(addresses[first[i]].tobytes()), int(counts[i])) for i in order]
 
@@ -67,7 +68,7 @@ def port_usage(connections: ConnectionArray, ports: PortRange | None) -> dict[st
         return {"range": None, "available": None, "used": None, "usage_ratio": None, "by_destination": []}
     inside = (connections["sport"] >= ports.low) & (connections["sport"] <= ports.high) & (connections["direction"] != Direction.PASSIVE)
     sport, dport, daddr = (connections[name][inside] for name in ("sport", "dport", "daddr"))
-    used = len(np.unique(sport))
+    used = int(np.count_nonzero(np.bincount(sport, minlength=1)))
     return {
         "range": [ports.low, ports.high],
         "available": ports.available,
@@ -81,7 +82,7 @@ def destinations(dport: npt.NDArray[np.uint16], daddr: npt.NDArray[np.void], ava
     """The destinations that the most local ports are used for, all of shape (n,)."""
     halves = np.ascontiguousarray(daddr).view("<u8").reshape(-1, 2)
     keys = mix(np.column_stack([halves, dport.astype(np.uint64)]))
-    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    _, first, counts = distinct(keys)
     order = np.argsort(-counts, kind="stable")[:TOP]
     return [
         {
