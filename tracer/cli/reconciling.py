@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from tracer.cli.recorded import RecordedCapture
+from tracer.cli.recorded import COUNTERS, RecordedCapture
 from tracer.cli.run import Run
 from tracer.errors import RecordingError
 from tracer.events.batch import EventBatch
@@ -19,9 +19,8 @@ from tracer.reconcile.sampling import Sampler
 from tracer.state.samples import Reconciliation
 from tracer.state.tuples import Keys
 
-#: Kinds of samples in a recording: a Reconciliation, after the batch that it was applied after; CounterTotals, where a picture was taken.
+#: The kind of samples that are a Reconciliation, after the batch that it was applied after.
 RECONCILIATION = "reconciliation"
-COUNTERS = "counters"
 
 Apply = Callable[[Reconciliation], Keys]
 T = TypeVar("T")

@@ -21,6 +21,7 @@ from tracer.kernel.counters import CounterTotals
 from tracer.kernel.facts import HostFacts
 from tracer.kernel.loader import HookReport
 from tracer.kernel.plan import CapturePlan
+from tracer.log.codec import decode
 from tracer.log.entries import RunInfo, Sample
 
 if TYPE_CHECKING:
@@ -74,8 +75,9 @@ class StoredFilter(msgspec.Struct, frozen=True):
         return CaptureFilter(self.ports, self.lports, self.rports, self.family, networks, self.netns)
 
 
-#: The kind of the samples that name cgroups.
+#: The kinds of samples that name cgroups, and that have the counters of the kernel side: CounterTotals.
 CGROUPS = "cgroups"
+COUNTERS = "counters"
 
 
 class KnownCgroups:
@@ -120,6 +122,7 @@ class RecordedCapture:
             self._files = files.pop_all()
         self.samples: list[Sample] = []
         self.cgroups = KnownCgroups()
+        self._counters: Sample | None = None
         self.conditions: dict[str, Condition] = {}
         self._until_ns = self.info.started_ns + int(duration_s * NS) if duration_s is not None else None
 
@@ -156,8 +159,8 @@ class RecordedCapture:
         """As Capture.wake_on; a recording never makes anyone wait."""
 
     def counters(self) -> CounterTotals:
-        """What --summary needs of a capture: a recording has its counters in its samples."""
-        return no_counters()
+        """The kernel side's counters then, as of the last sample that was read."""
+        return decode(self._counters.content, CounterTotals) if self._counters is not None else no_counters()
 
     def batches(self, stopped: Callable[[], bool], poll_s: float = 0.0) -> Iterator[EventBatch]:  # noqa: ARG002  # as Capture's
         """The batches as they were folded, less what the plan does not keep; each once what follows it is known."""
@@ -193,8 +196,10 @@ class RecordedCapture:
             for item in reader.items():
                 if isinstance(item, Sample) and item.kind == CGROUPS:
                     self.cgroups.add(item)
-                else:
-                    yield item
+                    continue
+                if isinstance(item, Sample) and item.kind == COUNTERS:
+                    self._counters = item
+                yield item
             next_event = reader.next_event
 
     def _kept(self, batch: EventBatch) -> EventBatch:

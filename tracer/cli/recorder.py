@@ -11,8 +11,8 @@ from typing import Protocol
 import msgspec
 
 from tracer import __version__
-from tracer.cli.reconciling import COUNTERS, RECONCILIATION, Reconciling
-from tracer.cli.recorded import CGROUPS, StoredFilter
+from tracer.cli.reconciling import RECONCILIATION, Reconciling
+from tracer.cli.recorded import CGROUPS, COUNTERS, StoredFilter
 from tracer.cli.run import Run, owner_filter
 from tracer.events.batch import EventBatch
 from tracer.events.clock import measure_wall_offset_ns
