@@ -30,8 +30,14 @@ LOG_COLUMNS: Sequence[LogColumn] = (
     LogColumn("netns", "", "network namespace, inode number"),
     LogColumn("tgid", "", "process id of the owner; 0: not known"),
     LogColumn("uid", "", "user id of the owner; valid with flag 1"),
-    LogColumn("segs_retrans", "segments", "sent again during the connection's life; 0 but at CLOSE"),
-    LogColumn("srtt_us", "us", "smoothed round-trip time at CLOSE; 0: no sample"),
+    LogColumn(
+        "segs_retrans",
+        "segments",
+        "sent again during the connection's life, at CLOSE; of an accept with flag 4 the listener's backlog; else 0",
+    ),
+    LogColumn(
+        "srtt_us", "us", "smoothed round-trip time at CLOSE; 0: no sample; of an accept with flag 4 how much the listener's queue takes"
+    ),
     LogColumn("sport", "", "local port; 0: none chosen yet, or never"),
     LogColumn("dport", "", "remote port"),
     LogColumn("error", "errno", "the socket's error; 0: none"),
@@ -39,7 +45,11 @@ LOG_COLUMNS: Sequence[LogColumn] = (
     LogColumn("old_state", "", "TCP state before, include/net/tcp_states.h; 0 where kind is not 1"),
     LogColumn("new_state", "", "TCP state after; 0 where kind is not 1"),
     LogColumn("family", "", "4 or 6; v4-mapped counts as 4"),
-    LogColumn("flags", "", "1: tgid, uid, comm and cgroup are the owner's; 2: the totals are set; 128: owner by descriptor scan"),
+    LogColumn(
+        "flags",
+        "",
+        "1: tgid, uid, comm and cgroup are the owner's; 2: the totals are set; 4: an accept whose listener is known; 128: owner by descriptor scan",
+    ),
 )
 
 #: Fields of the record that hold nothing.

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tracer.events.addresses import address_text
-from tracer.events.schema import EVENT_DTYPE, EventArray, Kind
+from tracer.events.schema import ACCEPT_FIELDS, EVENT_DTYPE, EventArray, Flag, Kind
 from tracer.state.sockets import ContextArray
 from tracer.views.arrays import TEXT, WALL, Mask, constant, numbers, task_name, texts_of, wall_times, words
 from tracer.views.cells import Words
@@ -135,6 +135,11 @@ def _in_state_us(group: EventGroup) -> pa.Array:
     return numbers(np.maximum(elapsed, 0) // 1000, elapsed < 0)
 
 
+def _of_listener(name: str) -> Callable[[EventGroup], pa.Array]:
+    field = ACCEPT_FIELDS[name]
+    return lambda group: numbers(group.events[field], (group.events["flags"] & Flag.HAS_BACKLOG) == 0)
+
+
 EVENT_MEANINGS = {field.name: field.meaning for field in EVENT_FIELDS}
 CONNECTION_MEANINGS = {field.name: field.meaning for field in CONNECTION_FIELDS}
 HOST = "name of the recorded host"
@@ -174,6 +179,8 @@ ARROW_EVENT_FIELDS: Sequence[ArrowField[EventGroup]] = (
     _event_field("in_state_us", pa.int64(), _in_state_us, "us"),
     _event_field("error", TEXT, _error),
     _event_field("lost", pa.int64(), lambda g: numbers(g.events["bytes_sent"].astype(np.int64), ~g.is_loss), "events"),
+    _event_field("backlog", pa.uint32(), _of_listener("backlog"), "connections"),
+    _event_field("backlog_max", pa.uint32(), _of_listener("backlog_max"), "connections"),
 )
 
 
