@@ -33,11 +33,9 @@ LOG_COLUMNS: Sequence[LogColumn] = (
     LogColumn(
         "segs_retrans",
         "segments",
-        "sent again during the connection's life, at CLOSE; of an accept with flag 4 the listener's backlog; else 0",
+        "sent again in the whole life, at CLOSE; with flag 4 the listener's backlog; else 0",
     ),
-    LogColumn(
-        "srtt_us", "us", "smoothed round-trip time at CLOSE; 0: no sample; of an accept with flag 4 how much the listener's queue takes"
-    ),
+    LogColumn("srtt_us", "us", "smoothed round-trip time at CLOSE, 0: no sample; with flag 4 the listener's backlog_max"),
     LogColumn("sport", "", "local port; 0: none chosen yet, or never"),
     LogColumn("dport", "", "remote port"),
     LogColumn("error", "errno", "the socket's error; 0: none"),
@@ -48,7 +46,7 @@ LOG_COLUMNS: Sequence[LogColumn] = (
     LogColumn(
         "flags",
         "",
-        "1: tgid, uid, comm and cgroup are the owner's; 2: the totals are set; 4: an accept whose listener is known; 128: owner by descriptor scan",
+        "1: owner known; 2: totals set; 4: an accept with its listener's backlog; 128: owner by descriptor scan",
     ),
 )
 
