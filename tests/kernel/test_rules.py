@@ -7,8 +7,6 @@ from tests.kernel.conftest import wait_until
 from tests.kernel.test_truth import COUNT, by_ss, drifting, hold, live, next_look, of_snapshot
 from tracer.reconcile.rules import COUNTER_RULES, KNOWN_DIFFERENCES
 
-pytestmark = pytest.mark.kernel
-
 __all__ = ["hold", "live"]
 
 

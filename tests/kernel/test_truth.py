@@ -14,8 +14,6 @@ import pytest
 
 from tests.kernel.conftest import ROOT, Namespace, Tracer, wait_until
 
-pytestmark = pytest.mark.kernel
-
 COUNT = 23
 HOLDER = Path(__file__).with_name("holder.py")
 SS_STATES = {
