@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The event log on the kernel: what is recorded is what happened, a replay is the run, and what goes wrong meanwhile is told."""
 
+import io
 import json
 import os
 import random
@@ -9,12 +10,20 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 
 from tests.kernel.conftest import ROOT, wait_until
+from tests.unit.recordings import make_info
+from tracer.events.filters import CaptureFilter
+from tracer.kernel.capture import begin
+from tracer.kernel.plan import CapturePlan
+from tracer.log import recording, writer
+from tracer.log.background import BackgroundWriter
 from tracer.log.frames import FrameReader
 from tracer.log.reader import LogReader
+from tracer.log.recording import Destination, Recording
 
 COUNT = 23
 
@@ -263,6 +272,41 @@ def test_what_a_stopped_recorder_misses_is_counted_as_loss(record, netns):
     assert 11 * 211 <= summary["events"] + summary["lost"]
     said = [e["lost"] for e in lines(tcptrace("events", "--format", "json", "--input", path)[0]) if e["kind"] == "lost"]
     assert summary["lost"] == sum(said)
+
+
+def test_what_a_disk_that_stalls_costs_is_counted_as_loss(netns, tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "BackgroundWriter", partial(BackgroundWriter, room_bytes=1 << 16))
+    monkeypatch.setattr(writer, "ROWS", 100)
+    fifo, gate, got, stopping = tmp_path / "fifo", threading.Event(), [], threading.Event()
+    os.mkfifo(fifo)
+
+    def read_late():
+        with open(fifo, "rb") as stream:
+            gate.wait(60)
+            got.append(stream.read())
+
+    def record_all(capture):
+        with Recording(Destination(str(fifo), compression="none")) as log:
+            log.begin(make_info(started_ns=time.monotonic_ns()))
+            for batch in capture.batches(stopping.is_set):
+                log.append(batch)
+
+    with begin(CapturePlan(CaptureFilter(netns=netns.inode), 64 * 1024)).wait() as capture:
+        threads = [threading.Thread(target=read_late), threading.Thread(target=record_all, args=(capture,))]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: netns.traffic("pairs", count=211) and capture.counters().lost["ring_full"], "the ring to be full")
+        gate.set()
+        stopping.set()
+        for thread in reversed(threads):
+            thread.join(60)
+        counters = capture.counters()
+    reader = LogReader(io.BytesIO(got[0]), "fifo")
+    batches = [item for item in reader.items() if hasattr(item, "events")]
+
+    assert "stopped" == reader.condition.ended
+    assert counters.records == sum(map(len, batches)) > 1000
+    assert counters.lost["ring_full"] == sum(batch.lost.get("ring_full", 0) for batch in batches) > 0
 
 
 def test_only_the_events_of_wanted_owners_are_recorded(record, netns):

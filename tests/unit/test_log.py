@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The event log: what is written is read again, in the same batches; and other programs can read it too."""
 
+import base64
 import subprocess
 import sys
+import zlib
 
 import duckdb
 import msgspec
@@ -156,6 +158,18 @@ def test_an_arrow_stream_of_another_program_is_one_clear_error():
         stream.write_batch(pa.record_batch({"a": [1, 2, 3]}))
     with pytest.raises(RecordingError, match="no recording"):
         read(sink.getvalue().to_pybytes())
+
+
+def test_two_recordings_in_one_file_are_one_clear_error():
+    one, two = write(make_batches((3,))), write(make_batches((4,)), make_info(boot_id="b-2"))
+    with pytest.raises(RecordingError, match=rf"another recording begins in run.arrows at byte {len(one)}"):
+        read(one + two)
+
+
+def test_what_a_later_version_may_add_to_a_record_batch_is_one_clear_error(monkeypatch):
+    monkeypatch.setattr(writer, "pack", lambda frame: base64.b64encode(zlib.compress(b"\x81\xa3new\x01")))
+    with pytest.raises(RecordingError, match=r"run.arrows holds at byte \d+ what this version cannot read"):
+        read(write(make_batches((3,))))
 
 
 def test_an_empty_file_is_one_clear_error():

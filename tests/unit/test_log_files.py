@@ -152,6 +152,15 @@ def test_files_of_a_rotation_each_stand_alone(tmp_path):
     assert all(0 == reader.condition.damaged_events for reader, _ in found)
 
 
+def test_a_later_file_of_an_earlier_row_is_told_before_anything_starts(tmp_path):
+    (tmp_path / "run.0007.arrows").write_text("mine")
+
+    with pytest.raises(UsageError, match=r"run\.0007\.arrows exists"):
+        Recording(Destination(str(tmp_path / "run.arrows"), rotate_s=60))
+    with Recording(Destination(str(tmp_path / "run.arrows"))):
+        pass
+
+
 def test_rotation_by_size_keeps_the_newest_files(tmp_path):
     batches = make_batches((500,) * 12, step_ns=10**9)
     record(Destination(str(tmp_path / "run"), rotate_bytes=1 << 16, keep=2, compression="none"), batches)

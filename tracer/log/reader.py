@@ -6,6 +6,7 @@ Damage is skipped and named: the events that it took are a loss of the batch tha
 was cut off gives all that was written whole.
 """
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -143,10 +144,23 @@ class LogReader:
             self.condition.cut_bytes = stretch.length
 
     def _decode(self, frame: SoundFrame) -> tuple[EventArray, Frame]:
-        """The events and the metadata of a frame, which is known to be as it was written."""
-        with pa.ipc.open_stream(pa.py_buffer(self._beginning + frame.data)) as reader:
-            batch, metadata = reader.read_next_batch_with_custom_metadata()
-        return from_arrow(batch), unpack(metadata[ENTRIES_KEY.encode()])
+        """
+        The events and the metadata of a frame, which is known to be as it was written.
+
+        Raises:
+            RecordingError: another recording begins here, or another version wrote it.
+        """
+        if first_schema_metadata(frame.data) is not None:
+            raise RecordingError(f"another recording begins in {self._name} at byte {frame.position}", "keep each in a file of its own")
+        try:
+            with pa.ipc.open_stream(pa.py_buffer(self._beginning + frame.data)) as reader:
+                batch, metadata = reader.read_next_batch_with_custom_metadata()
+            return from_arrow(batch), unpack(metadata[ENTRIES_KEY.encode()])
+        except (pa.ArrowException, msgspec.MsgspecError, ValueError, KeyError, zlib.error) as error:
+            raise RecordingError(
+                f"{self._name} holds at byte {frame.position} what this version cannot read: {error}",
+                "read it with the version that wrote it",
+            ) from error
 
     def _unfold(self, events: EventArray, frame: Frame) -> Iterator[EventBatch | Sample]:
         if self.next_event is not None:

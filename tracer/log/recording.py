@@ -6,6 +6,7 @@ With rotation the files are RUN.0001.arrows, RUN.0002.arrows and so on. Each can
 that keep() was given.
 """
 
+import glob
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,13 @@ class Destination:
         path = Path(self.path)
         return str(path.with_name(f"{path.stem}.{part:04}{path.suffix or '.arrows'}"))
 
+    def first_paths(self) -> list[str]:
+        """The file to begin with, and those of an earlier row that would be in the way once it is their turn."""
+        first = Path(self.part_path(1))
+        pattern = f"{glob.escape(Path(self.path).stem)}.[0-9][0-9][0-9][0-9]{glob.escape(first.suffix)}"
+        others = sorted(map(str, first.parent.glob(pattern))) if self.rotates else []
+        return [str(first), *others]
+
     @property
     def is_file(self) -> bool:
         return self.path != STDOUT and not is_stream(self.path)
@@ -89,7 +97,8 @@ class Recording:
         self._writer: LogWriter | None = None
         self._file: OutputFile | None = None
         if destination.is_file:
-            check_new_file(destination.part_path(1), destination.force)
+            for path in destination.first_paths():
+                check_new_file(path, destination.force)
         else:
             self._file = OutputFile(open_for_writing(destination.path, force=False), destination.path)
         self._background = BackgroundWriter()
