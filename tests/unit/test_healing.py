@@ -160,3 +160,14 @@ def test_after_a_loss_a_silent_connection_that_the_kernel_has_is_not_given_up():
 
     assert (2, 0) == (len(table), table.given_up)
     assert 1 == healed(table, sockets(40_001), begin=16_000_000_000).ghosts
+
+
+def test_an_adopted_connection_is_found_by_one_life_only():
+    """Two sockets with its addresses in one batch, after a loss: one of them is it, and the table stays whole."""
+    table = ConnectionTable()
+    healed(table, sockets(40_001, 40_002, tgid=8, comm=b"prog"))
+    table.fold(batch(life(["retransmit"], sock=0x10, sport=40_001), life([CLIENT[1]], sock=0x20, sport=40_001, start=2_000)))
+    table.fold(batch(life(CLIENT[:2], sock=0x30, sport=40_003), life(CLIENT[:2], sock=0x40, sport=40_004, start=9_000)))
+
+    assert [40_001, 40_001, 40_002, 40_003, 40_004] == ports(table)
+    assert [0, 8, 8, 77, 77] == sorted(table.open_connections()["tgid"].tolist())
