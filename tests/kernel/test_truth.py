@@ -235,6 +235,10 @@ def test_the_ports_in_use_are_counted_by_destination(hold, live, netns):
     assert ([40000, 40099], 90, COUNT) == (ports["range"], ports["available"], ports["used"])
     assert [("127.0.0.1", holder.told["port"], COUNT)] == [(d["address"], d["port"], d["used"]) for d in ports["by_destination"]]
     assert ports["usage_ratio"] == pytest.approx(COUNT / 90, abs=1e-4)
+    holder.step()
+    later = next_look(tracer)["ports"]
+    assert (COUNT, COUNT) == (later["used"], later["time_wait"])
+    assert [("127.0.0.1", holder.told["port"], COUNT)] == [(d["address"], d["port"], d["used"]) for d in later["by_destination"]]
 
 
 def test_latencies_are_those_of_the_connections(live, netns):
