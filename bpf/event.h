@@ -23,6 +23,8 @@ enum event_flags {
   EVENT_HAS_OWNER = 1,
   /* bytes_sent, bytes_received, segs_retrans and srtt_us are the connection's totals (set at CLOSE). */
   EVENT_HAS_TOTALS = 2,
+  /* backlog and backlog_max are those of the listener (an accept whose listener is known). */
+  EVENT_HAS_BACKLOG = 4,
 };
 
 /*
@@ -41,8 +43,14 @@ struct event {
   __u32 netns;          /* inode number of the network namespace */
   __u32 tgid;           /* the owner's process id; 0: not attributable */
   __u32 uid;            /* the owner's; valid with EVENT_HAS_OWNER */
-  __u32 segs_retrans;
-  __u32 srtt_us;        /* 0: no sample */
+  union {
+    __u32 segs_retrans;
+    __u32 backlog;      /* EVENT_ACCEPT: connections that still wait in the listener's accept queue */
+  };
+  union {
+    __u32 srtt_us;      /* 0: no sample */
+    __u32 backlog_max;  /* EVENT_ACCEPT: more than this do not get in */
+  };
   __u16 sport;          /* host order; 0: not chosen yet (SYN_SENT) or never (out of ports) */
   __u16 dport;          /* host order */
   __u16 error;          /* sk_err as a positive errno; 0: none */

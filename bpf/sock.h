@@ -136,3 +136,11 @@ static __always_inline void fill_totals(struct event *event, const void *sk, u32
   event->srtt_us = read_u32(sk + TP_SRTT_US) >> 3; /* kept in eighths */
   event->flags |= EVENT_HAS_TOTALS;
 }
+
+/* The accept queue that a socket was taken from, after it was taken; include/net/sock.h, sk_acceptq_is_full() compares the two. */
+static __always_inline void fill_backlog(struct event *event, const void *listener)
+{
+  event->backlog = read_u32(listener + SK_ACK_BACKLOG);
+  event->backlog_max = read_u32(listener + SK_MAX_ACK_BACKLOG);
+  event->flags |= EVENT_HAS_BACKLOG;
+}

@@ -100,13 +100,11 @@ static __always_inline void submit(struct event *event, struct counters *count)
 }
 
 /*
- * Hook: raw tracepoint inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate), which fires
- * before sk_state is written, so both states come from its arguments.
+ * Hook: tracepoint inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate), which fires before
+ * sk_state is written, so both states come from its arguments. Both are below STATES.
  */
-static __always_inline void trace_set_state(struct bpf_raw_tracepoint_args *ctx, struct counters *count)
+static __always_inline void trace_set_state(const void *sk, u32 old_state, u32 new_state, struct counters *count)
 {
-  const void *sk = (const void *)ctx->args[0];
-  u32 old_state = ctx->args[1] % STATES, new_state = ctx->args[2] % STATES;
   struct endpoints ends;
   struct event *event;
 
@@ -127,6 +125,11 @@ static __always_inline void trace_set_state(struct bpf_raw_tracepoint_args *ctx,
     fill_totals(event, sk, old_state);
   }
   submit(event, count);
+}
+
+static __always_inline void trace_raw_set_state(struct bpf_raw_tracepoint_args *ctx, struct counters *count)
+{
+  trace_set_state((const void *)ctx->args[0], ctx->args[1] % STATES, ctx->args[2] % STATES, count);
 }
 
 /*
@@ -166,11 +169,10 @@ static __always_inline bool take_key(struct counters *count, u64 key)
 {
   u64 depth = DEPTH(count);
 
+/* No earlier end than KEYS: the compiler would not unroll it then, and Linux 6.1's verifier gives up after 8192 jumps. */
 #pragma unroll
   for (u64 i = 1; i <= KEYS; i++) {
-    if (i > depth)
-      return false;
-    if (KEY(count, depth - i) == key) {
+    if (i <= depth && KEY(count, depth - i) == key) {
       DEPTH(count) = depth - i;
       return true;
     }
@@ -185,7 +187,7 @@ int on_set_state(struct bpf_raw_tracepoint_args *ctx)
   if (!count)
     return 0;
   leave_key(count, event_key(ctx));
-  trace_set_state(ctx, count);
+  trace_raw_set_state(ctx, count);
   return 0;
 }
 
@@ -196,9 +198,27 @@ int on_set_state_nested(struct bpf_raw_tracepoint_args *ctx)
   if (!count || take_key(count, event_key(ctx)))
     return 0;
   COUNT(count->nested);
-  trace_set_state(ctx, count);
+  trace_raw_set_state(ctx, count);
   return 0;
 }
+
+#ifdef WITH_STATE_TRACEPOINT
+/*
+ * The same hook where raw tracepoints are refused. The context's offsets come from the tracepoint's format file, since some
+ * kernels put further fields before these. Of this kind the kernel runs no program inside any other on one CPU, so a second one
+ * could not rescue what a softirq makes it skip.
+ */
+int on_set_state_tracepoint(void *ctx)
+{
+  const void *sk = *(const void **)(ctx + SET_STATE_SKADDR);
+  u32 old_state = *(u32 *)(ctx + SET_STATE_OLDSTATE) % STATES, new_state = *(u32 *)(ctx + SET_STATE_NEWSTATE) % STATES;
+  struct counters *count = this_cpu_counters();
+
+  if (count)
+    trace_set_state(sk, old_state, new_state, count);
+  return 0;
+}
+#endif
 
 /*
  * Hooks: raw tracepoints tcp_retransmit_skb(sk, skb, ...), tcp_send_reset(sk, skb, ...), tcp_receive_reset(sk). Their socket may be
@@ -244,6 +264,63 @@ int on_receive_reset(struct bpf_raw_tracepoint_args *ctx)
   return 0;
 }
 
+/* An accepted socket, in the context of the task that accepted it; *listener* is NULL where the hook does not tell it. */
+static __always_inline void trace_accept(const void *sk, const void *listener)
+{
+  struct counters *count = this_cpu_counters();
+  struct endpoints ends;
+  struct event *event;
+
+  if (!count || !sk || !read_endpoints(sk, &ends) || !is_tcp(sk))
+    return;
+  COUNT(count->accepts[is_foreign(&ends)]);
+  event = new_event(EVENT_ACCEPT, sk, &ends, count);
+  if (!event)
+    return;
+  fill_owner(event);
+  if (listener)
+    fill_backlog(event, listener);
+  submit(event, count);
+}
+
+/*
+ * Hooks: the return of inet_csk_accept(listener, flags, error, kern), since 92ef0fd55ac8 ("net: change proto and proto_ops accept
+ * type", v6.10) of inet_csk_accept(listener, arg); it gives the accepted socket, or NULL.
+ */
+#ifdef WITH_ACCEPT_FEXIT
+int on_accept_fexit(u64 *ctx)
+{
+  trace_accept((const void *)ctx[ACCEPT_PARAMETERS], (const void *)ctx[0]);
+  return 0;
+}
+#endif
+
+#ifdef WITH_ACCEPT_KPROBE
+#include <uapi/linux/ptrace.h>
+
+/* The listener of each thread in inet_csk_accept(): a blocked accept keeps its entry, and the longest unused go when it is full. */
+BPF_TABLE("lru_hash", u64, u64, listeners, 16384);
+
+int on_accept_entry(struct pt_regs *ctx)
+{
+  u64 thread = bpf_get_current_pid_tgid(), listener = PT_REGS_PARM1(ctx);
+
+  listeners.update(&thread, &listener);
+  return 0;
+}
+
+int on_accept_return(struct pt_regs *ctx)
+{
+  u64 thread = bpf_get_current_pid_tgid();
+  u64 *found = listeners.lookup(&thread);
+  const void *listener = found ? (const void *)*found : NULL;
+
+  listeners.delete(&thread);
+  trace_accept((const void *)PT_REGS_RC(ctx), listener);
+  return 0;
+}
+#endif
+
 #ifdef WITH_ACCEPT_SYSCALL
 #include "descriptor.h"
 
@@ -254,22 +331,9 @@ int on_receive_reset(struct bpf_raw_tracepoint_args *ctx)
 int on_accept_exit(void *ctx)
 {
   s64 fd = *(s64 *)(ctx + SYS_EXIT_RET);
-  struct counters *count = this_cpu_counters();
-  struct endpoints ends;
-  struct event *event;
-  const void *sk;
 
-  if (fd < 0 || !count)
-    return 0;
-  sk = socket_of_descriptor(fd);
-  if (!sk || !read_endpoints(sk, &ends) || !is_tcp(sk))
-    return 0;
-  COUNT(count->accepts[is_foreign(&ends)]);
-  event = new_event(EVENT_ACCEPT, sk, &ends, count);
-  if (!event)
-    return 0;
-  fill_owner(event);
-  submit(event, count);
+  if (fd >= 0)
+    trace_accept(socket_of_descriptor(fd), NULL);
   return 0;
 }
 #endif

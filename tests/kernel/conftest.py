@@ -19,7 +19,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAFFIC = Path(__file__).with_name("traffic.py")
-TIMEOUT_S = 20.0
+#: An emulated machine (scripts/vmtest) is some twenty times slower.
+PATIENCE = float(os.environ.get("TCPTRACE_TEST_PATIENCE", "1"))
+TIMEOUT_S = 20.0 * PATIENCE
 
 
 def require(available: bool, what: str) -> None:

@@ -191,6 +191,59 @@ def accept_variants() -> dict[str, Any]:
     return {"expected": {str(port): owner for port, owner in expected.items()}, "port": server.getsockname()[1]}
 
 
+def in_accept(thread: int) -> bool:
+    """Whether a thread of this process waits in accept or accept4, by its number on x86-64 or elsewhere."""
+    with open(f"/proc/self/task/{thread}/syscall") as file:
+        return file.read().split()[0] in ("43", "288", "202", "242")
+
+
+def crowd(threads: int, count: int) -> dict[str, Any]:
+    """A server of so many threads that all wait in accept, and go back to it, when the connections come."""
+    server = listen()
+    ready, all_ready = os.pipe()
+
+    def accept_for_ever() -> None:
+        while True:
+            accepted, _ = server.accept()
+            accepted.recv(1)
+            accepted.close()
+
+    def serve() -> None:
+        set_comm("the-server")
+        workers = [threading.Thread(target=accept_for_ever, daemon=True) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        while not all(worker.native_id and in_accept(worker.native_id) for worker in workers):
+            time.sleep(0.01)
+        os.write(all_ready, b"x")
+        threading.Event().wait()
+
+    pid = in_child(serve)
+    os.read(ready, 1)
+    clients = []
+    for _ in range(count):
+        client = connect(server)
+        clients.append(client.getsockname()[1])
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b""  # the server has accepted it, read its end, and closed
+        client.close()
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    return {"server_pid": pid, "clients": clients, "port": server.getsockname()[1]}
+
+
+def queued(count: int, limit: int) -> dict[str, Any]:
+    """Connections that wait in a listener's queue before the first of them is accepted."""
+    server = socket.socket()
+    server.bind((LOOPBACK[4], 0))
+    server.listen(limit)
+    clients = [connect(server) for _ in range(count)]
+    for _ in clients:
+        accepted, _ = server.accept()
+        accepted.close()
+    return {"port": server.getsockname()[1]}
+
+
 def failed_accepts(count: int = 23) -> dict[str, Any]:
     """Accepts that find no connection, and one of a Unix socket, which is no TCP."""
     server = listen()

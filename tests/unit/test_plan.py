@@ -14,7 +14,7 @@ ABLE = HostFacts(
     version=(6, 1),
     machine="x86_64",
     root=True,
-    capabilities=frozenset(),
+    capabilities=frozenset({"CAP_SYS_ADMIN", "CAP_BPF", "CAP_PERFMON"}),
     btf=True,
     tracefs=False,
     lockdown="integrity",
@@ -29,8 +29,9 @@ ABLE = HostFacts(
     [
         ({"version": (5, 7), "release": "5.7.3"}, "kernel 5.7.3 is too old"),
         ({"version": (4, 15)}, "too old"),
-        ({"root": False}, "needs root"),
+        ({"root": False, "capabilities": frozenset()}, "needs root"),
         ({"root": False, "capabilities": frozenset({"CAP_BPF"})}, "needs root"),
+        ({"capabilities": frozenset({"CAP_NET_ADMIN", "CAP_BPF"})}, "this root has neither"),
         ({"lockdown": "confidentiality"}, "locked down"),
         ({"btf": False}, "no type information"),
         ({"bcc_python": None}, "no Python with BCC"),
@@ -84,9 +85,13 @@ def test_a_filter_becomes_the_constants_of_filter_h():
 
 def test_the_accept_hook_is_good_to_have_unless_it_was_asked_for():
     assert [False, True, False] == [accept_plan(choice).required for choice in ("auto", "syscall", "off")]
-    assert ((), "syscall") == (accept_plan("off").candidates, accept_plan("syscall").candidates[0].kind)
-    with pytest.raises(HostError, match="fexit"):
-        accept_plan("fexit")
+    assert () == accept_plan("off").candidates
+
+
+def test_accepts_are_seen_by_the_best_hook_first_or_by_the_one_that_was_asked_for():
+    assert ["fexit", "kprobe", "syscall"] == [candidate.kind for candidate in accept_plan("auto").candidates]
+    for kind in ("fexit", "kprobe", "syscall"):
+        assert [kind] == [candidate.kind for candidate in accept_plan(kind).candidates]
 
 
 def test_a_request_names_the_programs_and_leaves_out_what_is_off():
@@ -99,7 +104,9 @@ def test_a_request_names_the_programs_and_leaves_out_what_is_off():
         with_accept.defines["CPUS"],
         with_accept.defines["HOME_NETNS"],
     )
-    assert ("WITH_ACCEPT_SYSCALL" in with_accept.defines, "WITH_ACCEPT_SYSCALL" in without.defines) == (True, False)
+    optional = {"WITH_ACCEPT_FEXIT", "WITH_ACCEPT_KPROBE", "WITH_ACCEPT_SYSCALL"}
+    assert (optional, set()) == (optional & with_accept.defines.keys(), optional & without.defines.keys())
+    assert "WITH_STATE_TRACEPOINT" in without.defines
     assert "state" == with_accept.hooks[0].hook
     assert with_accept.hooks[0].required
 

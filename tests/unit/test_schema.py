@@ -2,6 +2,7 @@
 """bpf/event.h is the definition: compiled here, and compared with what NumPy reads."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tracer.events.schema import EVENT_DTYPE, STATE_NAMES, STATES, Flag, Kind
+from tracer.events.schema import ACCEPT_FIELDS, EVENT_DTYPE, STATE_NAMES, STATES, Flag, Kind
 from tracer.kernel.counters import COUNTERS_DTYPE, _ProgramInfo
 from tracer.kernel.ring import SLOT_DTYPE
 
@@ -52,10 +53,17 @@ def test_every_field_is_where_c_puts_it(evaluate, struct, dtype):
 
 def test_numpy_has_every_field_that_c_has():
     text = HEADER.read_text()
-    body = text[text.index("struct event {") : text.index("};", text.index("struct event {"))]
-    fields = [line.split(";")[0].split()[-1].split("[")[0] for line in body.splitlines() if line.startswith("  ") and ";" in line]
+    body = text[text.index("struct event {") : text.index("\n};", text.index("struct event {"))]
+    fields = re.findall(r"^ +(?:__u\w+|char) (\w+)", body, re.MULTILINE)
 
-    assert list(EVENT_DTYPE.names) == fields
+    assert list(EVENT_DTYPE.names) == [name for name in fields if name not in ACCEPT_FIELDS]
+    assert [*ACCEPT_FIELDS] == [name for name in fields if name in ACCEPT_FIELDS]
+
+
+def test_what_an_accept_has_in_place_of_another_field_is_where_that_field_is(evaluate):
+    for name, field in ACCEPT_FIELDS.items():
+        here = (f"offsetof(struct event, {name})", f"sizeof(((struct event *)0)->{name})")
+        assert [EVENT_DTYPE.fields[field][1], EVENT_DTYPE[field].itemsize] == evaluate(*here)
 
 
 def test_a_slot_is_two_cache_lines():
@@ -64,7 +72,7 @@ def test_a_slot_is_two_cache_lines():
 
 def test_the_enums_are_the_same(evaluate):
     kinds = [kind for kind in Kind if kind is not Kind.LOST]
-    flags = [Flag.HAS_OWNER, Flag.HAS_TOTALS]
+    flags = [Flag.HAS_OWNER, Flag.HAS_TOTALS, Flag.HAS_BACKLOG]
 
     assert [int(kind) for kind in kinds] == evaluate(*[f"EVENT_{kind.name}" for kind in kinds])
     assert [int(flag) for flag in flags] == evaluate(*[f"EVENT_{flag.name}" for flag in flags])

@@ -72,7 +72,7 @@ def test_the_event_object_has_the_promised_keys_and_says_null_for_what_is_not_kn
         "in_state_us",
         "error",
     ]
-    assert [*promised, "lost"] == list(owned)
+    assert [*promised, "lost", "backlog", "backlog_max"] == list(owned)
     assert ("2020-09-13T12:26:41.000000001Z", "CLOSE", "SYN_SENT", "10.0.0.1", 443) == tuple(
         owned[k] for k in ("time", "old", "new", "saddr", "dport")
     )

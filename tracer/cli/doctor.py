@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """tcptrace doctor: what this host can do, which hooks will be used, and what to install."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
@@ -33,22 +34,21 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="The report as JSON
     """
     facts = probe()
     checks = examine(facts)
-    hooks, problem = try_hooks()
+    trial = try_hooks()
     if json:
-        print(msgspec.json.encode(report(facts, checks, hooks, problem)).decode())
+        print(msgspec.json.encode(report(facts, checks, trial)).decode())
     else:
-        print_report(checks, hooks, problem)
-    if problem is not None:
-        raise typer.Exit(problem.exit_code)
+        print_report(checks, trial)
+    if trial.problem is not None:
+        raise typer.Exit(trial.problem.exit_code)
 
 
 def examine(facts: HostFacts) -> list[Check]:
     """What the facts mean for tracing."""
-    privileged = facts.root or "CAP_SYS_ADMIN" in facts.capabilities or {"CAP_BPF", "CAP_PERFMON"} <= facts.capabilities
     return [
         Check("tcptrace", None, __version__),
         Check("kernel", facts.version >= (5, 8), f"{facts.release} {facts.machine}", "Linux 5.8 or later has the BPF ring buffer"),
-        Check("privilege", privileged, "root" if facts.root else ", ".join(sorted(facts.capabilities)) or "none", "run it with sudo"),
+        Check("privilege", facts.privileged, privilege(facts), "run it with sudo, on the host itself"),
         Check("kernel types (BTF)", facts.btf, "/sys/kernel/btf/vmlinux", "use a kernel with CONFIG_DEBUG_INFO_BTF=y"),
         Check("BCC", facts.bcc_python is not None, facts.bcc_python or "not found", "apt-get install python3-bpfcc"),
         Check("lockdown", facts.lockdown != "confidentiality", facts.lockdown or "none", "boot with lockdown=integrity or none"),
@@ -56,37 +56,55 @@ def examine(facts: HostFacts) -> list[Check]:
     ]
 
 
-def try_hooks() -> tuple[tuple[HookReport, ...], TcptraceError | None]:
-    """Which hooks this host takes, by attaching them; or the error that stands in the way."""
+def privilege(facts: HostFacts) -> str:
+    """Who runs this: "root", and where that does not say it all the capabilities."""
+    names = [name for name in sorted(facts.capabilities) if not (facts.root and facts.privileged)]
+    return " ".join([*(["root"] if facts.root else []), *names]) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Which hooks this host takes, seen by attaching them, and the BCC that compiled them; or the error that stands in the way."""
+
+    hooks: tuple[HookReport, ...] = ()
+    bcc: str = ""
+    problem: TcptraceError | None = None
+
+
+def try_hooks() -> Trial:
     try:
         with begin(CapturePlan()).wait() as capture:
-            return capture.hooks, None
+            return Trial(capture.hooks, capture.bcc)
     except TcptraceError as error:
-        return (), error
+        return Trial(problem=error)
 
 
-def report(facts: HostFacts, checks: list[Check], hooks: tuple[HookReport, ...], problem: TcptraceError | None) -> dict[str, Any]:
+def report(facts: HostFacts, checks: list[Check], trial: Trial) -> dict[str, Any]:
+    problem = trial.problem
     return {
         "version": __version__,
         "kernel": facts.release,
         "can_trace": problem is None,
         "error": None if problem is None else {"problem": problem.problem, "advice": problem.advice},
-        "hooks": hooks,
+        "bcc": trial.bcc or None,
+        "hooks": trial.hooks,
         "checks": checks,
     }
 
 
-def print_report(checks: list[Check], hooks: tuple[HookReport, ...], problem: TcptraceError | None) -> None:
+def print_report(checks: list[Check], trial: Trial) -> None:
     marks = {True: "ok", False: "NO", None: "--"}
     for check in checks:
         print(f"{marks[check.ok]:<3} {check.name:<20} {check.finding}")
         if check.ok is False and check.advice:
             print(f"    {'':<20} {check.advice}")
-    for hook in hooks:
+    for hook in trial.hooks:
         print(f"{'ok' if hook.kind else '--':<3} {'hook ' + hook.hook:<20} {hook.kind or 'off'}")
         for attempt in hook.tried:
             print(f"    {'':<20} not {attempt.kind}: {attempt.error}")
-    if problem is None:
+    if trial.bcc:
+        print(f"ok  {'BCC version':<20} {trial.bcc}")
+    if trial.problem is None:
         print("\nThis host can trace. Start with: tcptrace, or tcptrace events")
     else:
-        print(f"\nThis host cannot trace now: {problem.problem}\n{problem.advice}")
+        print(f"\nThis host cannot trace now: {trial.problem.problem}\n{trial.problem.advice}")

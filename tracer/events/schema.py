@@ -28,6 +28,7 @@ class Flag(IntFlag):
 
     HAS_OWNER = 1
     HAS_TOTALS = 2
+    HAS_BACKLOG = 4
     #: User space only: the owner was found by looking through processes' descriptors.
     OWNER_BY_SCAN = 128
 
@@ -85,6 +86,9 @@ EVENT_DTYPE = np.dtype(
         ("reserved", "u1"),
     ]
 )
+
+#: What an accept has in place of another field: the names in the unions of struct event, and the fields of EVENT_DTYPE.
+ACCEPT_FIELDS = {"backlog": "segs_retrans", "backlog_max": "srtt_us"}
 
 #: Shape (n,), EVENT_DTYPE.
 EventArray = npt.NDArray[np.void]

@@ -96,7 +96,7 @@ class Capture:
         self._ring = Ring(descriptors["events"], plan.ring_bytes)
         self._counters = Counters(descriptors["counters"], facts.possible_cpus, losing_programs(programs))
         self._clock = WallClock()
-        self._lost = self._counters.lost()
+        self._lost = self._lost_until_now()
         # Edge-triggered: a level would report the unread records at once, for ever; an edge is the kernel's wakeup and no more.
         self._epoll = select.epoll()
         self._epoll.register(descriptors["events"], select.EPOLLIN | select.EPOLLET)
@@ -128,10 +128,17 @@ class Capture:
         """
         self.ring_high = max(self.ring_high, self._ring.reader.pending)
         events = self._ring.reader.take(BATCH_LIMIT)
-        lost = self._counters.lost()
+        lost = self._lost_until_now()
         missing = {reason: total - self._lost[reason] for reason, total in lost.items() if total > self._lost[reason]}
         self._lost = lost
         return EventBatch(events, time.monotonic_ns(), self._clock.offset_ns(), missing)
+
+    def _lost_until_now(self) -> dict[str, int]:
+        """By reason. "accept_missed": calls of accept that no probe was free for, at most as many accepts."""
+        lost = self._counters.lost()
+        if self._programs.return_probe is not None:
+            lost["accept_missed"] = self._programs.return_probe.missed()
+        return lost
 
     def batches(self, stopped: Callable[[], bool], poll_s: float = POLL_S) -> Iterator[EventBatch]:
         """

@@ -44,6 +44,11 @@ class HostFacts:
     home_netns: int
     bcc_python: str | None
 
+    @property
+    def privileged(self) -> bool:
+        """Whether it may load tracing programs. Root alone does not tell: in a container it often lacks the capabilities."""
+        return "CAP_SYS_ADMIN" in self.capabilities or {"CAP_BPF", "CAP_PERFMON"} <= self.capabilities
+
 
 def probe() -> HostFacts:
     """Reads the facts; whatever cannot be read counts as absent."""

@@ -18,9 +18,11 @@ import msgspec
 
 from tracer.errors import HostError, ProgramError, TcptraceError
 from tracer.kernel.plan import LoadRequest
+from tracer.kernel.return_probe import ReturnProbe
 
 CHILD = Path(__file__).with_name("loader_child")
-TIMEOUT_S = 30.0
+#: It takes half a second; an emulated machine has been seen to take 50.
+TIMEOUT_S = 120.0
 #: The kernel passes at most SCM_MAX_FD = 253 in one message.
 MAX_DESCRIPTORS = 253
 MAX_REPLY_BYTES = 1 << 18
@@ -53,6 +55,7 @@ class LoadReply(msgspec.Struct, frozen=True):
     fds: tuple[str, ...] = ()
     hooks: tuple[HookReport, ...] = ()
     bcc: str = ""
+    return_probe: str | None = None
     error: Failure | None = None
 
 
@@ -62,14 +65,16 @@ class LoadedPrograms:
     What is attached. Owns the descriptors.
 
     Attributes:
-        descriptors: by name: "events" (the ring), "counters", "program:NAME" and "link:NAME:TARGET".
+        descriptors: by name: "events" (the ring), "counters", "program:NAME" and "link:NAME:TARGET"; with a return probe, its own two.
         hooks: one report per hook.
         bcc: the version of BCC that compiled the programs.
+        return_probe: where the accept hook is one.
     """
 
     descriptors: dict[str, int]
     hooks: tuple[HookReport, ...]
     bcc: str
+    return_probe: ReturnProbe | None = None
 
     @property
     def programs(self) -> dict[str, int]:
@@ -79,9 +84,14 @@ class LoadedPrograms:
 
     def close(self) -> None:
         """Detaches everything."""
-        for fd in self.descriptors.values():
-            os.close(fd)
-        self.descriptors.clear()
+        if self.return_probe is not None:
+            self._close([name for name in self.descriptors if name.startswith(("link:", "program:"))])
+            self.return_probe.remove()
+        self._close(list(self.descriptors))
+
+    def _close(self, names: list[str]) -> None:
+        for name in names:
+            os.close(self.descriptors.pop(name))
 
 
 class Loader:
@@ -155,7 +165,7 @@ class Loader:
         reply = msgspec.json.decode(data, type=LoadReply)
         if reply.error is not None:
             raise explain(reply.error, self.log())
-        return LoadedPrograms(dict(zip(reply.fds, fds, strict=True)), reply.hooks, reply.bcc)
+        return loaded(reply, dict(zip(reply.fds, fds, strict=True)))
 
     def _died(self) -> TcptraceError:
         code = self._process.wait()
@@ -167,6 +177,14 @@ class Loader:
         """What the child, the compiler and the verifier have said so far."""
         self._log.seek(0)
         return self._log.read().decode(errors="replace")
+
+
+def loaded(reply: LoadReply, descriptors: dict[str, int]) -> LoadedPrograms:
+    """What the child has attached, by its reply and the descriptors that came with it."""
+    probe = None
+    if reply.return_probe is not None:
+        probe = ReturnProbe(reply.return_probe, descriptors["return_probe:events"], descriptors["return_probe:profile"])
+    return LoadedPrograms(descriptors, reply.hooks, reply.bcc, probe)
 
 
 def explain(failure: Failure, log: str) -> TcptraceError:

@@ -39,6 +39,8 @@ KERNEL_FIELDS: Mapping[str, tuple[str, int, bool]] = {
     "SK_PROTOCOL": ("sock.sk_protocol", 2, True),
     "SK_ERR": ("sock.sk_err", 4, True),
     "SK_FLAGS": ("sock_common.skc_flags", 8, True),
+    "SK_ACK_BACKLOG": ("sock.sk_ack_backlog", 4, True),
+    "SK_MAX_ACK_BACKLOG": ("sock.sk_max_ack_backlog", 4, True),
     "INET_SPORT": ("inet_sock.inet_sport", 2, True),
     "NET_INUM": ("net.ns.inum", 4, True),
     "TP_BYTES_ACKED": ("tcp_sock.bytes_acked", 8, True),
@@ -55,7 +57,11 @@ KERNEL_FIELDS: Mapping[str, tuple[str, int, bool]] = {
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """One way to attach a hook: each of the programs, by their functions' names, to each of the targets."""
+    """
+    One way to attach a hook: each of the programs, by their functions' names, to each of the targets.
+
+    Of the kind "kprobe", a program whose name ends in "_return" sees the function's return, any other its entry.
+    """
 
     kind: str
     programs: tuple[str, ...]
@@ -91,8 +97,13 @@ class CapturePlan:
 
 
 STATE_HOOK = HookPlan(
-    "state", True, (Candidate("raw_tracepoint", ("on_set_state", "on_set_state_nested"), ("inet_sock_set_state",)),)
-)  # the classic tracepoint joins as the second candidate
+    "state",
+    True,
+    (
+        Candidate("raw_tracepoint", ("on_set_state", "on_set_state_nested"), ("inet_sock_set_state",)),
+        Candidate("tracepoint", ("on_set_state_tracepoint",), ("sock:inet_sock_set_state",)),
+    ),
+)
 
 #: What is good to have: where a kernel lacks one of them, the rest goes on without.
 SEGMENT_HOOKS = (
@@ -101,8 +112,20 @@ SEGMENT_HOOKS = (
     HookPlan("reset_received", False, (Candidate("raw_tracepoint", ("on_receive_reset",), ("tcp_receive_reset",)),)),
 )
 
-#: The ways to see an accept, best first. The first two need programs that are still to be written.
-ACCEPT_CANDIDATES = (Candidate("syscall", ("on_accept_exit",), ("syscalls:sys_exit_accept4", "syscalls:sys_exit_accept")),)
+#: The ways to see an accept, best first: the first two tell the listener, and see io_uring and 32-bit programs too.
+ACCEPT_CANDIDATES = (
+    Candidate("fexit", ("on_accept_fexit",), ("inet_csk_accept",)),
+    Candidate("kprobe", ("on_accept_entry", "on_accept_return"), ("inet_csk_accept",)),
+    Candidate("syscall", ("on_accept_exit",), ("syscalls:sys_exit_accept4", "syscalls:sys_exit_accept")),
+)
+
+#: Kind of hook -> the macro that compiles its programs; those of the other kinds are always compiled.
+PROGRAM_MACROS = {
+    "tracepoint": "WITH_STATE_TRACEPOINT",
+    "fexit": "WITH_ACCEPT_FEXIT",
+    "kprobe": "WITH_ACCEPT_KPROBE",
+    "syscall": "WITH_ACCEPT_SYSCALL",
+}
 
 
 def parse_ring_size(text: str) -> int:
@@ -148,8 +171,8 @@ def check_host(facts: HostFacts) -> None:
     """
     if facts.version < MINIMUM_KERNEL:
         raise HostError(f"kernel {facts.release} is too old: it has no BPF ring buffer", "use Linux 5.8 or later")
-    if not facts.root and not {"CAP_BPF", "CAP_PERFMON"} <= facts.capabilities and "CAP_SYS_ADMIN" not in facts.capabilities:
-        raise HostError("tracing needs root", "run it with sudo, or with the capabilities CAP_BPF and CAP_PERFMON")
+    if not facts.privileged:
+        raise unprivileged(facts)
     if facts.lockdown == "confidentiality":
         raise HostError(
             "the kernel is locked down (confidentiality): BPF may not read kernel memory", "boot with lockdown=integrity or none"
@@ -162,13 +185,21 @@ def check_host(facts: HostFacts) -> None:
         raise HostError("no Python with BCC was found", "install it: apt-get install python3-bpfcc (elsewhere python3-bcc)")
 
 
+def unprivileged(facts: HostFacts) -> HostError:
+    """What to tell a user, or the root of a container, who may not load BPF."""
+    if facts.root:
+        return HostError(
+            "this root has neither CAP_BPF and CAP_PERFMON nor CAP_SYS_ADMIN",
+            "run it on the host itself, or give the container these capabilities: docker run --privileged, or --cap-add",
+        )
+    return HostError("tracing needs root", "run it with sudo, or with the capabilities CAP_BPF and CAP_PERFMON")
+
+
 def accept_plan(choice: str) -> HookPlan:
     """The accept hook, as chosen by --accept-hook; a hook that is asked for by name is required."""
     if choice == "auto":
         return HookPlan("accept", False, ACCEPT_CANDIDATES)
     wanted = tuple(candidate for candidate in ACCEPT_CANDIDATES if candidate.kind == choice)
-    if choice != "off" and not wanted:
-        raise HostError(f"the accept hook {choice} is not built yet", "use --accept-hook auto or syscall")
     return HookPlan("accept", choice != "off", wanted)
 
 
@@ -183,8 +214,8 @@ def make_defines(facts: HostFacts, plan: CapturePlan, hooks: tuple[HookPlan, ...
     }
     for hook in hooks:
         for candidate in hook.candidates:
-            if hook.hook == "accept":
-                defines[f"WITH_ACCEPT_{candidate.kind.upper()}"] = "1"
+            if candidate.kind in PROGRAM_MACROS:
+                defines[PROGRAM_MACROS[candidate.kind]] = "1"
     return defines
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.events.batch import EventBatch
-from tracer.events.schema import KIND_NAMES, STATE_NAMES, EventArray, Kind, error_name
+from tracer.events.schema import ACCEPT_FIELDS, KIND_NAMES, STATE_NAMES, EventArray, Flag, Kind, error_name
 from tracer.state.sockets import ContextArray, PidSource
 from tracer.views.cells import (
     Column,
@@ -95,6 +95,11 @@ def _in_state_us(rows: Rows) -> Column:
     return integers(np.maximum(elapsed, 0) // 1000).where(elapsed >= 0)
 
 
+def _of_listener(name: str) -> Callable[[Rows], Column]:
+    field = ACCEPT_FIELDS[name]
+    return lambda rows: integers(rows.events[field]).where((rows.events["flags"] & Flag.HAS_BACKLOG) != 0)
+
+
 EVENT_FIELDS: Sequence[Field[Rows]] = (
     Field("time", "wall time, UTC", lambda r: wall_times(r.events["ts_ns"], r.wall_offset_ns)),
     Field("ts_ns", "kernel's monotonic clock, ns", _integers("ts_ns")),
@@ -116,6 +121,8 @@ EVENT_FIELDS: Sequence[Field[Rows]] = (
     Field("in_state_us", "time spent in the old state, us", _in_state_us),
     Field("error", "the socket's error", lambda r: error_names(r.events["error"])),
     Field("lost", "kind lost: how many events are missing here", lambda r: Words((), np.full(len(r), -1))),
+    Field("backlog", "kind accept: connections that still wait in the listener's queue", _of_listener("backlog")),
+    Field("backlog_max", "kind accept: how many the queue takes", _of_listener("backlog_max")),
 )
 
 EVENT_NAMES: tuple[str, ...] = tuple(field.name for field in EVENT_FIELDS)

@@ -18,7 +18,8 @@ import sys
 
 from attach import Attacher, HookError
 from btf import BtfError, KernelBtf
-from system import die_with_parent, mount_tracefs_privately, syscall_return_offset
+from prepare import prepare
+from system import die_with_parent
 
 
 class StageError(Exception):
@@ -37,12 +38,15 @@ def import_bcc():
     return bcc
 
 
-def resolve_fields(fields):
-    """Macro name -> byte offset, from {macro: [path, size, required]}; and the size of the head of struct sock_common."""
+def read_btf():
     try:
-        btf = KernelBtf()
+        return KernelBtf()
     except BtfError as error:
         raise StageError("btf", str(error)) from error
+
+
+def resolve_fields(btf, fields):
+    """Macro name -> byte offset, from {macro: [path, size, required]}; and the size of the head of struct sock_common."""
     offsets = {}
     for macro, (path, _, required) in fields.items():
         try:
@@ -65,17 +69,6 @@ def compile_programs(bcc, request, defines):
         raise StageError("compile", str(error)) from error
 
 
-def prepare_syscall_hook(defines):
-    """What its program needs to be compiled; where that cannot be had, leaves the program out and returns the reason."""
-    try:
-        mount_tracefs_privately()
-        defines["SYS_EXIT_RET"] = syscall_return_offset("sys_exit_accept4")
-    except OSError as error:
-        del defines["WITH_ACCEPT_SYSCALL"]
-        return {"syscall": "no tracefs: %s" % (error.strerror or error)}
-    return {}
-
-
 def attach_hook(attacher, hook):
     """The first candidate that this kernel takes; what the others said is kept for doctor."""
     tried = []
@@ -95,12 +88,13 @@ def attach_hook(attacher, hook):
 def load(request):
     """Everything, in the order in which it can fail; returns the reply and the descriptors by name."""
     bcc = import_bcc()
+    btf = read_btf()
     defines = dict(request["defines"])
-    defines.update(resolve_fields(request["fields"]))
-    unavailable = prepare_syscall_hook(defines) if "WITH_ACCEPT_SYSCALL" in defines else {}
-    attacher = Attacher(bcc, compile_programs(bcc, request, defines), unavailable)
+    defines.update(resolve_fields(btf, request["fields"]))
+    unavailable = prepare(btf, defines)
+    attacher = Attacher(bcc, compile_programs(bcc, request, defines), btf, unavailable)
     hooks = [attach_hook(attacher, hook) for hook in request["hooks"]]
-    reply = {"bcc": getattr(bcc, "__version__", "unknown"), "hooks": hooks}
+    reply = {"bcc": getattr(bcc, "__version__", "unknown"), "hooks": hooks, "return_probe": attacher.return_probe}
     return reply, attacher.descriptors
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Offsets of kernel structure fields, from the running kernel's own type information, read by libbpf.
+Offsets of kernel structure fields, and what a kernel function takes, from the running kernel's own type information, read by libbpf.
 
 libbcc links libbpf, so wherever BCC works there is a BTF reader; parsing 5 MB of types in Python would take longer than
 compiling the programs.
@@ -13,6 +13,7 @@ import ctypes.util
 
 KIND_STRUCT = 4
 KIND_UNION = 5
+KIND_FUNC = 12
 #: Types that only rename or qualify another one: typedef, volatile, const, restrict, type tag.
 KINDS_TRANSPARENT = (8, 9, 10, 11, 18)
 
@@ -39,7 +40,7 @@ class BtfMember(ctypes.Structure):
 
 
 class BtfError(Exception):
-    """The kernel has no BTF, or a field is not in it."""
+    """The kernel has no BTF, or a field or function is not in it."""
 
 
 def load_libbpf():
@@ -91,6 +92,19 @@ class KernelBtf:
         if bits % 8:
             raise BtfError(f"{path} is a bit field on this kernel")
         return bits // 8
+
+    def function(self, name):
+        """
+        (type id, number of parameters) of a kernel function.
+
+        Raises:
+            BtfError: no such function; one that the compiler has inlined everywhere is not there either.
+        """
+        type_id = self._lib.btf__find_by_name_kind(self._btf, name.encode(), KIND_FUNC)
+        if type_id < 0:
+            raise BtfError("this kernel has no function %s" % name)
+        prototype = self._lib.btf__type_by_id(self._btf, self._lib.btf__type_by_id(self._btf, type_id).contents.size_or_type)
+        return type_id, prototype.contents.info & 0xFFFF
 
     def _find(self, type_id, name):
         """(bit offset, type) of a member, looked for in anonymous members too; None where there is none."""

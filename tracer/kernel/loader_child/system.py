@@ -2,6 +2,7 @@
 """What the loader child asks of the system: a tracefs that only it can see, and to die with its parent."""
 
 import ctypes
+import errno
 import os
 import re
 import signal
@@ -41,13 +42,32 @@ def mount_tracefs_privately():
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def syscall_return_offset(event):
-    """Where the return value stands in a syscall tracepoint's context, by its format file: some kernels add common fields."""
-    for folder in EVENT_FOLDERS:
-        try:
-            with open(folder + "/syscalls/" + event + "/format") as file:
-                text = file.read()
-        except OSError:
-            continue
-        return int(re.search(r"field:\s*long ret;\s*offset:(\d+);", text).group(1))
-    raise OSError("no format file for the tracepoint syscalls:" + event)
+def tracefs_file(*path):
+    """The first file of this name in a tracefs, as a path; names count from the folder that holds "events"."""
+    names = [os.path.join(os.path.dirname(folder), *path) for folder in EVENT_FOLDERS]
+    return next((name for name in names if os.path.exists(name)), names[0])
+
+
+def field_offsets(category, event, fields):
+    """
+    Where fields stand in a tracepoint's context, by its format file: some kernels put further common fields before them.
+
+    Raises:
+        OSError: no such tracepoint, or no such field in it.
+    """
+    with open(tracefs_file("events", category, event, "format")) as file:
+        text = file.read()
+    return [offset_in_format(text, field) for field in fields]
+
+
+def offset_in_format(text, field):
+    """
+    The offset of a field, from lines such as "field:const void * skaddr;  offset:8;  size:8;  signed:0;".
+
+    Raises:
+        OSError: no such field.
+    """
+    found = re.search(r"field:[^;]*\b%s;\s*offset:(\d+);" % field, text)
+    if found is None:
+        raise OSError(errno.ENOENT, "no field %s" % field)
+    return int(found.group(1))

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+One guest: an emulated machine with another kernel on this machine's root file system, which it cannot change.
+
+What goes in and comes out lies in one shared folder: the clone as an archive (thousands of small files take minutes over 9p, and the
+tests want to write), and afterwards what was printed, the results, the kernel's log and the exit code.
+"""
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernels import ROOT, Kernel
+
+INSIDE = Path(__file__).with_name("inside")
+#: What the tests do not need and the guest would have to carry.
+LEFT_OUT = frozenset({".git", "mypy", "mypyc", "ruff", "pip", "setuptools", "ast_serialize", ".mypy_cache", ".ruff_cache", ".hypothesis"})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a guest left: exit_code is None where it did not come to its end in time."""
+
+    kernel: Kernel
+    exit_code: int | None
+    results: Path
+
+
+def archive_clone(target: Path) -> None:
+    """The working tree with its virtual environment, without what the tests do not need."""
+
+    def chosen(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        name = Path(entry.name).name
+        return None if name in LEFT_OUT or name.endswith("__mypyc.cpython-311-x86_64-linux-gnu.so") else entry
+
+    with tarfile.open(target, "w") as archive:
+        archive.add(ROOT, ".", filter=chosen)
+
+
+def command(lab: Path, image: Path, share: Path, kvm: bool, pytest_arguments: list[str]) -> list[str]:
+    """What boots the guest. Without mitigations, which cost an emulated CPU half its time."""
+    words = shlex.join(("bash", str(share / "inside"), str(share), *pytest_arguments))
+    emulation = [] if kvm else ["--disable-kvm"]
+    return [
+        *(str(lab / "venv" / "bin" / "vng"), "--verbose", "--force-9p", *emulation),
+        *("--run", str(image), "--cpus", "2", "--memory", "3G", "--append", "mitigations=off"),
+        *("--cwd", "/", f"--rwdir={share}", "--exec", words),
+    ]
+
+
+def run_guest(kernel: Kernel, image: Path, lab: Path, pytest_arguments: list[str], time_limit_s: float, kvm: bool) -> Outcome:
+    """Boots the kernel, runs the tests in it, and ends it after *time_limit_s* seconds at the latest; *kvm*: not emulated."""
+    results = lab / "results" / kernel.name
+    shutil.rmtree(results, ignore_errors=True)
+    results.mkdir(parents=True)
+    # Below /tmp, which a guest sees as the host's.
+    with tempfile.TemporaryDirectory(prefix="tcptrace-vmtest-", dir="/tmp") as folder:
+        share = Path(folder)
+        archive_clone(share / "clone.tar")
+        shutil.copy(INSIDE, share / "inside")
+        (share / "hooks.json").write_text(json.dumps(kernel.hooks))
+        with (results / "console.log").open("wb") as console:
+            boot(command(lab, image, share, kvm, pytest_arguments), lab, console.fileno(), time_limit_s)
+        for name in ("exit-code", "output.txt", "results.xml", "doctor.json", "kernel.log"):
+            if (share / name).exists():
+                shutil.copy(share / name, results / name)
+    code = results / "exit-code"
+    return Outcome(kernel, int(code.read_text()) if code.exists() and code.read_text().strip() else None, results)
+
+
+def boot(words: list[str], lab: Path, console: int, time_limit_s: float) -> None:
+    """Runs the emulator in a session of its own, so that all of it can be ended at once, whatever it has started."""
+    environment = {**os.environ, "PATH": f"{lab / 'venv' / 'bin'}:{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=console, stderr=console, cwd=lab, env=environment, start_new_session=True
+    )
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(time_limit_s)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The list of kernels, scripts/kernels.toml."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LIST = ROOT / "scripts" / "kernels.toml"
+
+
+class LabError(Exception):
+    """What stands in the way of a guest, in one line."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """
+    Attributes:
+        name: as people say it: "6.1".
+        suite: of Debian, that has it.
+        hooks: kinds that must work, by hook: {"state": [...], "accept": [...]}.
+    """
+
+    name: str
+    suite: str
+    hooks: dict[str, list[str]]
+
+
+def read_list() -> list[Kernel]:
+    rows = tomllib.loads(LIST.read_text())["kernel"]
+    return [Kernel(row["name"], row["suite"], {"state": row["state"], "accept": row["accept"]}) for row in rows]
+
+
+def choose(names: list[str]) -> list[Kernel]:
+    """
+    The kernels of these names; all where none is named.
+
+    Raises:
+        LabError: there is no such kernel in the list.
+    """
+    kernels = {kernel.name: kernel for kernel in read_list()}
+    unknown = [name for name in names if name not in kernels]
+    if unknown:
+        raise LabError(f"no kernel {unknown[0]} in {LIST}: it has {', '.join(kernels)}")
+    return [kernels[name] for name in names or kernels]

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of scripts/vmtest, which calls it with the lab's folder as first argument."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from guest import Outcome, run_guest
+from kernels import Kernel, LabError, choose, read_list
+from packages import boot_image, fetch
+from table import as_markdown
+
+KERNEL_TESTS = ["tests/kernel"]
+#: Exit code for what this machine cannot do, as everywhere.
+CANNOT = 3
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    own, separator, pytest_arguments = arguments, "", []
+    if "--" in arguments:
+        own, separator, pytest_arguments = arguments[: arguments.index("--")], "--", arguments[arguments.index("--") + 1 :]
+    parser = argparse.ArgumentParser(
+        prog="scripts/vmtest",
+        usage="scripts/vmtest [OPTION...] [KERNEL...] [-- PYTEST-ARGUMENT...]",
+        description="Runs the kernel tests on other kernels, in emulated guests on this machine's root file system.",
+        epilog="Example: scripts/vmtest 6.1 7.2 -- tests/kernel -m guest",
+    )
+    parser.add_argument("kernels", nargs="*", metavar="KERNEL", help="out of scripts/kernels.toml; all of them if none is given")
+    parser.add_argument("--list", action="store_true", help="print the kernels and leave")
+    parser.add_argument("--refresh", action="store_true", help="get the kernels again, as new as they now are")
+    parser.add_argument("--time-limit", type=float, default=5400, metavar="S", help="end a guest after so many seconds (%(default)g)")
+    parser.add_argument("--kvm", action="store_true", help="use /dev/kvm; it may be there and not work, as in nested virtual machines")
+    parser.add_argument("--markdown", action="store_true", help="print the results of the last runs as a table, and run nothing")
+    options = parser.parse_args(own)
+    return options, pytest_arguments if separator else KERNEL_TESTS
+
+
+def say(text: str) -> None:
+    print(f"vmtest: {text}", file=sys.stderr, flush=True)
+
+
+def try_kernel(kernel: Kernel, lab: Path, options: argparse.Namespace, pytest_arguments: list[str]) -> Outcome:
+    """
+    Raises:
+        LabError: the kernel cannot be had.
+    """
+    folder = fetch(kernel, lab, options.refresh)
+    image = boot_image(folder)
+    say(f"{kernel.name}: booting {image}")
+    started = time.monotonic()
+    outcome = run_guest(kernel, image, lab, pytest_arguments, options.time_limit, options.kvm)
+    how = "ended by the time limit" if outcome.exit_code is None else f"exit code {outcome.exit_code}"
+    say(f"{kernel.name}: {how} after {time.monotonic() - started:.0f} s; see {outcome.results}")
+    output = outcome.results / "output.txt"
+    print(output.read_text() if output.exists() else (outcome.results / "console.log").read_text(errors="replace")[-4000:], flush=True)
+    return outcome
+
+
+def main(arguments: list[str]) -> int:
+    lab = Path(arguments[0])
+    options, pytest_arguments = parse(arguments[1:])
+    try:
+        chosen = choose(options.kernels)
+        if options.list:
+            print("\n".join(kernel.name for kernel in read_list()))
+            return 0
+        if options.markdown:
+            print(as_markdown(lab, chosen))
+            return 0
+        outcomes = [try_kernel(kernel, lab, options, pytest_arguments) for kernel in chosen]
+    except LabError as error:
+        print(f"tcptrace: error: {error}", file=sys.stderr)
+        return CANNOT
+    return 0 if all(outcome.exit_code == 0 for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the guests left, as a table for the README."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+from kernels import Kernel
+
+FORCED = ("fexit", "kprobe", "syscall")
+HEADINGS = ("kernel", "BCC", "state hook", "accept hook", *(f"`--accept-hook {kind}`" for kind in FORCED), "tests")
+
+
+def as_markdown(lab: Path, kernels: list[Kernel]) -> str:
+    """One row for each kernel with results, of the last run of each."""
+    rows = [row(lab / "results" / kernel.name) for kernel in kernels if (lab / "results" / kernel.name / "results.xml").exists()]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (HEADINGS, ["---"] * len(HEADINGS), *rows))
+
+
+def row(results: Path) -> list[str]:
+    doctor = json.loads((results / "doctor.json").read_text())
+    hooks = {hook["hook"]: hook["kind"] or "off" for hook in doctor["hooks"]}
+    cases = list(ElementTree.parse(results / "results.xml").iter("testcase"))
+    return [doctor["kernel"], doctor["bcc"], hooks["state"], hooks["accept"], *(forced(cases, kind) for kind in FORCED), summary(cases)]
+
+
+def verdict(case: ElementTree.Element) -> str:
+    return next((word for word in ("failure", "error", "skipped") if case.find(word) is not None), "passed")
+
+
+def forced(cases: list[ElementTree.Element], kind: str) -> str:
+    """How the tests of one hook went, which have its name in brackets."""
+    counts = Counter(verdict(case) for case in cases if f"[{kind}" in str(case.get("name")))
+    return in_words(counts) if counts else "not run"
+
+
+def summary(cases: list[ElementTree.Element]) -> str:
+    return in_words(Counter(verdict(case) for case in cases))
+
+
+def in_words(counts: Counter[str]) -> str:
+    names = {"passed": "passed", "failure": "failed", "error": "errors", "skipped": "skipped"}
+    return ", ".join(f"{counts[word]} {name}" for word, name in names.items() if counts[word])
