@@ -80,8 +80,8 @@ def attach_hook(attacher, hook):
         else:
             return {"hook": hook["hook"], "kind": candidate["kind"], "tried": tried}
     if hook["required"]:
-        last = tried[-1]
-        raise StageError(last["stage"], last["error"], last["errno"])
+        best = tried[0]
+        raise StageError(best["stage"], best["error"], best["errno"])
     return {"hook": hook["hook"], "kind": None, "tried": tried}
 
 

@@ -48,7 +48,7 @@ def prepare(btf, defines):
     Completes *defines* for every kind of hook that is asked for in it, or takes the kind out.
 
     Returns:
-        Reason by kind, for those that were taken out.
+        (Reason, errno or None) by kind, for those that were taken out.
     """
     unavailable = {}
     for kind, (macro, need) in NEEDS.items():
@@ -63,6 +63,7 @@ def prepare(btf, defines):
 
 
 def explain(error):
+    """(reason, errno or None)."""
     if isinstance(error, BtfError):
         return str(error), None
     where = ": " + error.filename if error.filename else " in tracefs"

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of scripts/vmtest that need no guest."""
+
+import importlib
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "scripts" / "vm"
+
+
+@pytest.fixture
+def lab(monkeypatch):
+    """Imports a module of the lab, which are scripts and no package."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    names = ("guest", "kernels", "packages", "table")
+    yield importlib.import_module
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_the_list_has_the_kernels_with_the_hooks_that_must_work(lab):
+    kernels = {kernel.name: kernel for kernel in lab("kernels").read_list()}
+
+    assert {"6.1", "6.12", "7.2"} <= kernels.keys()
+    assert kernels["6.1"].suite == "bookworm"
+    assert all({"state", "accept"} == kernel.hooks.keys() for kernel in kernels.values())
+
+
+def test_an_unknown_kernel_is_one_error_that_names_the_known_ones(lab):
+    kernels = lab("kernels")
+    with pytest.raises(kernels.LabError, match=r"no kernel 9\.9 .*6\.1, 6\.12"):
+        kernels.choose(["6.1", "9.9"])
+    assert [kernel.name for kernel in kernels.read_list()] == [kernel.name for kernel in kernels.choose([])]
+
+
+def test_a_kernel_is_found_in_one_package_or_in_two(lab):
+    parts = lab("packages").PARTS
+    listing = "linux-image-amd64\n  Depends: x\nlinux-image-6.1.0-50-amd64\nlinux-base\nlinux-headers-6.1.0\n"
+    newer = "linux-image-7.2.13+deb14-amd64\nlinux-binary-7.2.13+deb14-amd64\nlinux-modules-7.2.13+deb14-amd64\n"
+
+    assert ["linux-image-6.1.0-50-amd64"] == parts.findall(listing)
+    assert 3 == len(parts.findall(newer))
+
+
+def test_the_archive_has_the_programs_and_the_tests_and_not_what_they_do_not_need(lab, tmp_path):
+    lab("guest").archive_clone(tmp_path / "clone.tar")
+    with tarfile.open(tmp_path / "clone.tar") as archive:
+        names = archive.getnames()
+
+    assert {"./bpf/tcptrace.bpf.c", "./tests/kernel/test_able.py", "./tracer/__main__.py", "./pyproject.toml"} <= set(names)
+    assert not any("/.git/" in name or "/mypy/" in name for name in names)
+
+
+RESULTS = """<testsuites><testsuite>
+<testcase name="a[fexit]"/><testcase name="a[kprobe]"><failure/></testcase><testcase name="b[kprobe]"/>
+<testcase name="c"><skipped/></testcase></testsuite></testsuites>"""
+
+
+def test_the_table_tells_what_passed_failed_and_was_not_run(lab, tmp_path):
+    results = tmp_path / "results" / "6.1"
+    results.mkdir(parents=True)
+    (results / "results.xml").write_text(RESULTS)
+    hooks = [{"hook": "state", "kind": "raw_tracepoint"}, {"hook": "accept", "kind": None}]
+    (results / "doctor.json").write_text(json.dumps({"kernel": "6.1.0-50", "bcc": "0.26.0", "hooks": hooks}))
+    kernels = lab("kernels")
+    lines = lab("table").as_markdown(tmp_path, kernels.choose(["6.1", "6.12"])).splitlines()
+
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert [
+        "6.1.0-50",
+        "0.26.0",
+        "raw_tracepoint",
+        "off",
+        "1 passed",
+        "1 passed, 1 failed",
+        "not run",
+        "2 passed, 1 failed, 1 skipped",
+    ] == cells
+    assert len(lines) == 3
+
+
+def test_a_guest_that_hangs_is_ended_with_all_it_has_started(lab, tmp_path):
+    script = f"sleep 600 & echo $! >{tmp_path}/child; wait"
+    with (tmp_path / "console").open("wb") as console:
+        lab("guest").boot(["bash", "-c", script], tmp_path, console.fileno(), 2)
+
+    child = int((tmp_path / "child").read_text())
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True, check=False).stdout.strip()
+    assert state == "" or state.startswith("Z")
+
+
+def test_the_list_is_printed_without_root_and_without_a_setup():
+    done = subprocess.run([str(ROOT / "scripts" / "vmtest"), "--list"], capture_output=True, text=True, check=False)
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "6.12" in done.stdout.splitlines()
