@@ -37,15 +37,16 @@ def test_each_state_hook_shows_all_ten_transitions(netns, kind):
     plan = CapturePlan(CaptureFilter(netns=netns.inode))
     candidate = next(c for c in STATE_HOOK.candidates if c.kind == kind)
     with Capture(probe(), plan, load(request_of(HookPlan("state", True, (candidate,)), plan=plan))) as capture:
-        done = netns.traffic("pairs", count=COUNT)
-        wait_until(lambda: capture._ring.reader.pending >= 10 * COUNT, "the events")
+        # One thread is both ends: with two a softirq may come within the program, and the classic tracepoint loses that event.
+        done = netns.traffic("alone", count=COUNT, port=20_011, rate=1000)
+        wait_until(lambda: capture._ring.reader.pending >= 11 * COUNT + 2, "the events")
         batch = capture.take()
         if batch.lost:
             raise SkippedProgramError(batch.lost)
 
     events = batch.events[batch.events["kind"] == Kind.STATE]
-    mine = events[((events["sport"] == done["port"]) | (events["dport"] == done["port"])) & (events["dport"] != 0)]
-    seen = Counter((STATE_NAMES[old], STATE_NAMES[new]) for old, new in zip(mine["old_state"], mine["new_state"], strict=True))
-    assert seen == dict.fromkeys(CHANGES, COUNT)
-    owned = mine[np.isin(mine["new_state"], [STATE_NAMES.index("SYN_SENT"), STATE_NAMES.index("LAST_ACK")])]
-    assert Counter(owned["tgid"].tolist()) == {done["client_pid"]: COUNT, done["server_pid"]: COUNT}
+    assert {done["port"]} == set(np.where(events["sport"] == done["port"], events["sport"], events["dport"]).tolist())
+    seen = Counter((STATE_NAMES[old], STATE_NAMES[new]) for old, new in zip(events["old_state"], events["new_state"], strict=True))
+    assert seen == {**dict.fromkeys(CHANGES, COUNT), ("CLOSE", "LISTEN"): 1, ("LISTEN", "CLOSE"): 1}
+    owned = events[np.isin(events["new_state"], [STATE_NAMES.index("SYN_SENT"), STATE_NAMES.index("LAST_ACK")])]
+    assert Counter(owned["tgid"].tolist()) == {done["pid"]: 2 * COUNT}
