@@ -3,8 +3,8 @@
  * The capture's filter, compiled in. A list arrives as one macro of X() items, so that an absent filter costs nothing:
  *   -DKEEP_LPORTS="X(80,80) X(8000,8099)"    ranges, host order, inclusive
  *   -DKEEP_NETWORKS="X(a0,a1,a2,a3,m0,m1,m2,m3)"    address and mask as four words in memory order
- * A local port of 0 means not chosen yet: the record passes, and user space decides when the port is known
- * (tracer/events/filters.py).
+ * A local port of 0 means not chosen yet: the record passes, and so does a passive birth without a remote end; user space decides when
+ * these are known (tracer/events/filters.py).
  */
 
 #ifdef KEEP_LPORTS
@@ -47,7 +47,7 @@ static __always_inline bool in_networks(const u32 *a)
 static __always_inline bool keep(const struct endpoints *ends)
 {
 #ifdef KEEP_FAMILY
-  if (ends->family != KEEP_FAMILY)
+  if (!ends->unnamed && ends->family != KEEP_FAMILY)
     return false;
 #endif
 #ifdef KEEP_NETNS
@@ -59,15 +59,15 @@ static __always_inline bool keep(const struct endpoints *ends)
     return false;
 #endif
 #ifdef KEEP_RPORTS
-  if (!keep_remote_port(ends->dport))
+  if (!ends->unnamed && !keep_remote_port(ends->dport))
     return false;
 #endif
 #ifdef KEEP_PORTS
-  if (!keep_either_port(ends->sport, ends->dport))
+  if (!ends->unnamed && !keep_either_port(ends->sport, ends->dport))
     return false;
 #endif
 #ifdef KEEP_NETWORKS
-  if (!in_networks(ends->saddr) && !in_networks(ends->daddr))
+  if (!ends->unnamed && !in_networks(ends->saddr) && !in_networks(ends->daddr))
     return false;
 #endif
   return true;

@@ -8,6 +8,7 @@
 
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
 #define TCP_FIN_WAIT1 4
 #define TCP_FIN_WAIT2 5
 #define TCP_CLOSE 7
@@ -21,6 +22,7 @@ struct endpoints {
   u32 netns;
   u16 sport, dport;
   u8 family;
+  bool unnamed; /* a passive birth of which the kernel has not told the remote end yet; saddr and family may be the listener's */
 };
 
 /* The first bytes of a struct sock_common, up to the last field that we want. */
@@ -109,6 +111,7 @@ static __always_inline bool read_endpoints(const void *sk, struct endpoints *end
   }
   ends->sport = local_port(sk, head);
   ends->dport = bpf_ntohs(HEAD(u16, SKC_DPORT));
+  ends->unnamed = false;
   ends->netns = read_u32((void *)HEAD(u64, SKC_NET) + NET_INUM);
   return true;
 }

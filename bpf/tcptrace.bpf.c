@@ -112,6 +112,7 @@ static __always_inline void trace_set_state(const void *sk, u32 old_state, u32 n
     COUNT(count->other_protocols);
     return;
   }
+  ends.unnamed = old_state == TCP_LISTEN && new_state == TCP_SYN_RECV && !ends.dport; /* Linux before 6.15 */
   COUNT(count->transitions[is_foreign(&ends)][old_state][new_state]);
   event = new_event(EVENT_STATE, sk, &ends, count);
   if (!event)

@@ -95,7 +95,7 @@ class Run:
             yield decided
 
     def _decided(self, batch: EventBatch, wanted: CaptureFilter) -> EventBatch:
-        if not wanted.waits_for_local_port:
+        if not (wanted.waits_for_local_port or wanted.waits_for_remote_end):
             return batch
         events = self.births.decide(batch.events, wanted)
         return EventBatch(events, batch.now_ns, batch.wall_offset_ns, batch.lost)

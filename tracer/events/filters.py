@@ -3,8 +3,8 @@
 Which events a capture is about.
 
 The same filter is compiled into the BPF programs (tracer/kernel/plan.py turns it into -D constants for bpf/filter.h) and can be
-applied to events that are there already. What only user space can decide is here alone: the local port of a connection whose
-SYN_SENT came before the kernel chose one.
+applied to events that are there already. What only user space can decide is here alone: births of connections that came before the
+kernel had chosen the local port, or told the remote end.
 """
 
 import ipaddress
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.errors import UsageError
+from tracer.events.births import unnamed
 from tracer.events.schema import EventArray, Kind, State
 
 PortRanges: TypeAlias = tuple[tuple[int, int], ...]
@@ -51,6 +52,11 @@ class CaptureFilter:
     def waits_for_local_port(self) -> bool:
         """Whether an event without a local port cannot be decided yet."""
         return bool(self.lports or self.ports)
+
+    @property
+    def waits_for_remote_end(self) -> bool:
+        """Whether a passive birth without a remote end cannot be decided yet."""
+        return bool(self.ports or self.rports or self.family or self.networks)
 
     def keep(self, events: EventArray) -> Mask:
         """
@@ -159,7 +165,7 @@ def _check_items(items: Iterable[object], what: str) -> None:
 
 class UndecidedBirths:
     """
-    Holds back events that have no local port yet, until the socket's next event tells the port.
+    Holds back births that have no local port or no remote end yet, until the socket's next event tells it.
 
     Bounded: the oldest births are forgotten, and counted, when more than *limit* wait.
     """
@@ -181,7 +187,7 @@ class UndecidedBirths:
             Shape (m,): *events* without those still undecided or ruled out, births of earlier batches put before the event
             that decided them.
         """
-        undecided = (events["sport"] == 0) & ~self._matches_by_remote_port(events, wanted) & (events["kind"] == Kind.STATE)
+        undecided = self._undecided(events, wanted)
         if not undecided.any() and not self._waiting:
             return events
         chosen: list[EventArray] = []
@@ -190,11 +196,11 @@ class UndecidedBirths:
             sock = int(event["sock"][0])
             birth = self._waiting.pop(sock, None)
             if undecided[i]:
-                if event["new_state"][0] == State.SYN_SENT:
+                if event["new_state"][0] in (State.SYN_SENT, State.SYN_RECV):
                     self._hold(sock, event)
                 continue
             # Any other event means that the kernel side has dropped the rest of that life, and the address has a new one.
-            if birth is not None and event["old_state"][0] == State.SYN_SENT:
+            if birth is not None and event["old_state"][0] == birth["new_state"][0]:
                 chosen.append(birth)
             chosen.append(event)
         return np.concatenate(chosen) if chosen else events[:0]
@@ -204,6 +210,14 @@ class UndecidedBirths:
         if len(self._waiting) > self._limit:
             self._waiting.popitem(last=False)
             self.forgotten += 1
+
+    def _undecided(self, events: EventArray, wanted: CaptureFilter) -> Mask:
+        undecided: Mask = np.zeros(len(events), dtype=np.bool_)
+        if wanted.waits_for_local_port:
+            undecided |= (events["sport"] == 0) & ~self._matches_by_remote_port(events, wanted) & (events["kind"] == Kind.STATE)
+        if wanted.waits_for_remote_end:
+            undecided |= unnamed(events)
+        return undecided
 
     @staticmethod
     def _matches_by_remote_port(events: EventArray, wanted: CaptureFilter) -> Mask:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tracer.events.batch import EventBatch
+from tracer.events.births import name_births
 from tracer.events.clock import WallClock
 from tracer.kernel.counters import Counters, CounterTotals
 from tracer.kernel.facts import HostFacts, probe
@@ -128,6 +129,7 @@ class Capture:
         """
         self.ring_high = max(self.ring_high, self._ring.reader.pending)
         events = self._ring.reader.take(BATCH_LIMIT)
+        name_births(events)
         lost = self._lost_until_now()
         missing = {reason: total - self._lost[reason] for reason, total in lost.items() if total > self._lost[reason]}
         self._lost = lost

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Passive births without a remote end, as Linux before 6.15 announces them."""
+
+import numpy as np
+
+from tests.unit.test_filters import event, socks_and_ports
+from tracer.events.births import name_births, unnamed
+from tracer.events.filters import CaptureFilter, UndecidedBirths, parse_networks
+from tracer.events.schema import State
+
+
+def birth(sock, sport=80):
+    """Of a dual-stack listener, which knows no other end."""
+    return event("::", "::", sport=sport, dport=0, family=6, sock=sock, old=State.LISTEN, new=State.SYN_RECV)
+
+
+def established(sock, dport, sport=80):
+    return event("10.0.1.2", "192.168.7.7", sport=sport, dport=dport, family=4, sock=sock, old=State.SYN_RECV, new=State.ESTABLISHED)
+
+
+def ends(events):
+    return [tuple(e[name].tolist() for name in ("saddr", "daddr", "sport", "dport", "family")) for e in events]
+
+
+def test_a_birth_gets_the_ends_of_its_sockets_next_event():
+    events = np.concatenate([birth(7), birth(8), established(8, 40_008), established(7, 40_007), birth(9)])
+    name_births(events)
+
+    assert ends(events)[0] == ends(established(7, 40_007))[0]
+    assert ends(events)[1] == ends(established(8, 40_008))[0]
+    assert ends(events)[4] == ends(birth(9))[0]
+    assert [State.LISTEN, State.LISTEN, State.SYN_RECV, State.SYN_RECV, State.LISTEN] == events["old_state"].tolist()
+
+
+def test_a_birth_gets_nothing_of_another_life_at_its_address():
+    events = np.concatenate([birth(7), event(sport=5, dport=443, sock=7, old=State.CLOSE, new=State.SYN_SENT)])
+    name_births(events)
+
+    assert unnamed(events).tolist() == [True, False]
+
+
+def test_a_birth_that_knows_its_ends_is_left_alone():
+    events = np.concatenate([event(sport=80, dport=40_001, sock=7, old=State.LISTEN, new=State.SYN_RECV), established(7, 40_002)])
+    before = events.copy()
+    name_births(events)
+
+    assert (before == events).all()
+
+
+FILTERS = [
+    CaptureFilter(rports=((40_007, 40_007),)),
+    CaptureFilter(ports=((40_007, 40_007),)),
+    CaptureFilter(family=4),
+    CaptureFilter(networks=parse_networks(["192.168.7.0/24"])),
+]
+
+
+def test_under_a_filter_of_the_remote_end_a_birth_waits_for_the_event_that_the_kernel_side_keeps():
+    for wanted in FILTERS:
+        births = UndecidedBirths()
+
+        assert [] == socks_and_ports(births.decide(np.concatenate([birth(7), birth(8)]), wanted))
+        assert [(7, 80), (7, 80)] == socks_and_ports(births.decide(established(7, 40_007), wanted))
+
+
+def test_without_one_it_does_not_wait():
+    assert [(7, 80)] == socks_and_ports(UndecidedBirths().decide(birth(7), CaptureFilter(lports=((80, 80),))))
+    assert [(7, 80)] == socks_and_ports(UndecidedBirths().decide(birth(7), CaptureFilter()))
