@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each way to see an accept, wherever the kernel has it; and where not, that it says so."""
 
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -9,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.conftest import ROOT, wait_until
-from tests.kernel.hooks import ACCEPT_KINDS, promised, working
+from tests.kernel.hooks import ACCEPT_KINDS, promised, request_of, working
+from tracer.events.filters import CaptureFilter
+from tracer.events.schema import Kind
+from tracer.kernel.capture import Capture
+from tracer.kernel.facts import probe
+from tracer.kernel.loader import CHILD, Loader
+from tracer.kernel.plan import CapturePlan
 
 COUNT = 23
 THREADS = 64
@@ -113,3 +120,19 @@ def test_a_return_probe_goes_with_tcptrace_and_a_killed_ones_with_the_next(trace
     last.stop()
     wait_until(lambda: probes() == [], "the definitions to go")
     assert not Path(f"/proc/{killed.process.pid}").exists()
+
+
+def test_calls_that_find_no_room_in_a_return_probe_are_counted_as_losses(netns, tmp_path):
+    if "kprobe" not in working()["accept"]:
+        pytest.skip("this kernel has no kprobe for accept")
+    child = shutil.copytree(CHILD, tmp_path / "child")
+    source = child / "return_probe.py"
+    source.write_text(source.read_text().replace("MAXACTIVE = 4096", "MAXACTIVE = 7"))
+    plan = CapturePlan(CaptureFilter(netns=netns.inode), accept_hook="kprobe")
+    with Loader(probe().bcc_python, request_of(plan=plan), child) as loader, Capture(probe(), plan, loader.result()) as capture:
+        netns.traffic("crowd", threads=THREADS, count=COUNT)
+        batch = capture.take()
+
+    seen = int((batch.events["kind"] == Kind.ACCEPT).sum())
+    assert batch.lost["accept_missed"] >= THREADS - 7
+    assert COUNT - batch.lost["accept_missed"] <= seen <= COUNT
