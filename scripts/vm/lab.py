@@ -16,6 +16,8 @@ from table import as_markdown
 KERNEL_TESTS = ["tests/kernel"]
 #: Exit code for what this machine cannot do, as everywhere.
 CANNOT = 3
+#: Exit code where no test failed, but a guest did not come to its end in time; as of timeout(1).
+TOO_SLOW = 124
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -74,7 +76,14 @@ def main(arguments: list[str]) -> int:
     except LabError as error:
         print(f"tcptrace: error: {error}", file=sys.stderr)
         return CANNOT
-    return 0 if all(outcome.exit_code == 0 for outcome in outcomes) else 1
+    return exit_code(outcomes)
+
+
+def exit_code(outcomes: list[Outcome]) -> int:
+    codes = {outcome.exit_code for outcome in outcomes}
+    if codes - {0, None}:
+        return 1
+    return TOO_SLOW if None in codes else 0
 
 
 if __name__ == "__main__":
