@@ -2,6 +2,7 @@
 """The command line of scripts/vmtest, which calls it with the lab's folder as first argument."""
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -61,7 +62,14 @@ def try_kernel(kernel: Kernel, lab: Path, options: argparse.Namespace, pytest_ar
     return outcome
 
 
+def end_in_good_order(number: int, _: object) -> None:
+    """Lets whoever has started a guest end it: the signal alone would leave it running."""
+    sys.exit(128 + number)
+
+
 def main(arguments: list[str]) -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, end_in_good_order)
     lab = Path(arguments[0])
     options, pytest_arguments = parse(arguments[1:])
     try:

@@ -3,12 +3,15 @@
 
 import importlib
 import json
+import signal
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+
+from tests.kernel.conftest import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts" / "vm"
@@ -90,6 +93,27 @@ def test_a_guest_that_hangs_is_ended_with_all_it_has_started(lab, tmp_path):
     with (tmp_path / "console").open("wb") as console:
         lab("guest").boot(["bash", "-c", script], tmp_path, console.fileno(), 2)
 
+    child = int((tmp_path / "child").read_text())
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True, check=False).stdout.strip()
+    assert state == "" or state.startswith("Z")
+
+
+BOOT = """
+import signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import guest, lab
+signal.signal(signal.SIGTERM, lab.end_in_good_order)
+guest.boot(["bash", "-c", "sleep 600 & echo $! >child; wait"], Path.cwd(), 1, 600)
+"""
+
+
+def test_a_lab_that_is_ended_leaves_no_guest_behind(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", BOOT, str(SCRIPTS)], cwd=tmp_path)
+    wait_until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text().endswith("\n"), "the guest to start")
+    process.terminate()
+
+    assert process.wait(20) == 128 + signal.SIGTERM
     child = int((tmp_path / "child").read_text())
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True, check=False).stdout.strip()
     assert state == "" or state.startswith("Z")
