@@ -17,6 +17,7 @@ from table import as_markdown
 KERNEL_TESTS = ["tests/kernel"]
 #: Exit code for what this machine cannot do, as everywhere.
 CANNOT = 3
+USAGE = 2
 #: Exit code where no test failed, but a guest did not come to its end in time; as of timeout(1).
 TOO_SLOW = 124
 
@@ -67,6 +68,11 @@ def end_in_good_order(number: int, _: object) -> None:
     sys.exit(128 + number)
 
 
+def complain(error: LabError, code: int) -> int:
+    print(f"tcptrace: error: {error}", file=sys.stderr)
+    return code
+
+
 def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, end_in_good_order)
@@ -74,6 +80,9 @@ def main(arguments: list[str]) -> int:
     options, pytest_arguments = parse(arguments[1:])
     try:
         chosen = choose(options.kernels)
+    except LabError as error:
+        return complain(error, USAGE)
+    try:
         if options.list:
             print("\n".join(kernel.name for kernel in read_list()))
             return 0
@@ -82,8 +91,7 @@ def main(arguments: list[str]) -> int:
             return 0
         outcomes = [try_kernel(kernel, lab, options, pytest_arguments) for kernel in chosen]
     except LabError as error:
-        print(f"tcptrace: error: {error}", file=sys.stderr)
-        return CANNOT
+        return complain(error, CANNOT)
     return exit_code(outcomes)
 
 
