@@ -23,6 +23,7 @@ from kernels import ROOT, Kernel
 INSIDE = Path(__file__).with_name("inside")
 #: What the tests do not need and the guest would have to carry.
 LEFT_OUT = frozenset({".git", "mypy", "mypyc", "ruff", "pip", "setuptools", "ast_serialize", ".mypy_cache", ".ruff_cache", ".hypothesis"})
+LEFT_OUT_ENDS = ("__mypyc.cpython-311-x86_64-linux-gnu.so", "/numpy/f2py")
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,7 @@ def archive_clone(target: Path) -> None:
     """The working tree with its virtual environment, without what the tests do not need."""
 
     def chosen(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        name = Path(entry.name).name
-        return None if name in LEFT_OUT or name.endswith("__mypyc.cpython-311-x86_64-linux-gnu.so") else entry
+        return None if Path(entry.name).name in LEFT_OUT or entry.name.endswith(LEFT_OUT_ENDS) else entry
 
     with tarfile.open(target, "w") as archive:
         archive.add(ROOT, ".", filter=chosen)

@@ -2,6 +2,7 @@
 """The command line of scripts/vmtest, which calls it with the lab's folder as first argument."""
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,9 @@ from table import as_markdown
 KERNEL_TESTS = ["tests/kernel"]
 #: Exit code for what this machine cannot do, as everywhere.
 CANNOT = 3
+USAGE = 2
+#: Exit code where no test failed, but a guest did not come to its end in time; as of timeout(1).
+TOO_SLOW = 124
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -59,11 +63,26 @@ def try_kernel(kernel: Kernel, lab: Path, options: argparse.Namespace, pytest_ar
     return outcome
 
 
+def end_in_good_order(number: int, _: object) -> None:
+    """Lets whoever has started a guest end it: the signal alone would leave it running."""
+    sys.exit(128 + number)
+
+
+def complain(error: LabError, code: int) -> int:
+    print(f"tcptrace: error: {error}", file=sys.stderr)
+    return code
+
+
 def main(arguments: list[str]) -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, end_in_good_order)
     lab = Path(arguments[0])
     options, pytest_arguments = parse(arguments[1:])
     try:
         chosen = choose(options.kernels)
+    except LabError as error:
+        return complain(error, USAGE)
+    try:
         if options.list:
             print("\n".join(kernel.name for kernel in read_list()))
             return 0
@@ -72,9 +91,15 @@ def main(arguments: list[str]) -> int:
             return 0
         outcomes = [try_kernel(kernel, lab, options, pytest_arguments) for kernel in chosen]
     except LabError as error:
-        print(f"tcptrace: error: {error}", file=sys.stderr)
-        return CANNOT
-    return 0 if all(outcome.exit_code == 0 for outcome in outcomes) else 1
+        return complain(error, CANNOT)
+    return exit_code(outcomes)
+
+
+def exit_code(outcomes: list[Outcome]) -> int:
+    codes = {outcome.exit_code for outcome in outcomes}
+    if codes - {0, None}:
+        return 1
+    return TOO_SLOW if None in codes else 0
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ def run(*command: str, folder: Path | None = None, apt_conf: Path | None = None)
     environment = {**os.environ, "LC_ALL": "C"} | ({"APT_CONFIG": str(apt_conf)} if apt_conf else {})
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise LabError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
+        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise LabError(f"{command[0]} {command[-1]}: {said[-1]}")
     return done.stdout
 
 
@@ -97,7 +98,8 @@ def fetch(kernel: Kernel, lab: Path, refresh: bool = False) -> Path:
     if folder.is_dir() and not refresh:
         return folder
     apt_conf = configure_apt(lab / "apt" / kernel.suite, kernel.suite)
-    run("apt-get", "-q", "update", apt_conf=apt_conf)
+    # Without this an update that fetched nothing is none that failed.
+    run("apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update", apt_conf=apt_conf)
     unfinished = folder.with_suffix(".new")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

@@ -78,7 +78,6 @@ def test_a_failed_accept_and_one_of_another_protocol_give_no_event_with_any_hook
     assert [e for e in tracer.stop() if e["kind"] == "accept"] == []
 
 
-@pytest.mark.guest
 @pytest.mark.parametrize("kind", LISTENER_KINDS)
 def test_an_accept_tells_how_many_still_wait_and_how_many_may(trace_by, netns, kind):
     tracer = trace_by(kind)

@@ -3,12 +3,15 @@
 
 import importlib
 import json
+import signal
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+
+from tests.kernel.conftest import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts" / "vm"
@@ -18,7 +21,7 @@ SCRIPTS = ROOT / "scripts" / "vm"
 def lab(monkeypatch):
     """Imports a module of the lab, which are scripts and no package."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    names = ("guest", "kernels", "packages", "table")
+    names = ("guest", "kernels", "lab", "packages", "table")
     yield importlib.import_module
     for name in names:
         sys.modules.pop(name, None)
@@ -93,6 +96,34 @@ def test_a_guest_that_hangs_is_ended_with_all_it_has_started(lab, tmp_path):
     child = int((tmp_path / "child").read_text())
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True, check=False).stdout.strip()
     assert state == "" or state.startswith("Z")
+
+
+BOOT = """
+import signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import guest, lab
+signal.signal(signal.SIGTERM, lab.end_in_good_order)
+guest.boot(["bash", "-c", "sleep 600 & echo $! >child; wait"], Path.cwd(), 1, 600)
+"""
+
+
+def test_a_lab_that_is_ended_leaves_no_guest_behind(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", BOOT, str(SCRIPTS)], cwd=tmp_path)
+    wait_until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text().endswith("\n"), "the guest to start")
+    process.terminate()
+
+    assert process.wait(20) == 128 + signal.SIGTERM
+    child = int((tmp_path / "child").read_text())
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True, check=False).stdout.strip()
+    assert state == "" or state.startswith("Z")
+
+
+def test_slowness_is_told_from_failure(lab):
+    outcome, exit_code = lab("guest").Outcome, lab("lab").exit_code
+    codes = {(0, 0): 0, (0, None): 124, (1, None): 1, (1, 0): 1}
+
+    assert codes == {ends: exit_code([outcome(None, end, Path()) for end in ends]) for ends in codes}
 
 
 def test_the_list_is_printed_without_root_and_without_a_setup():
