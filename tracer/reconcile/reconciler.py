@@ -48,7 +48,7 @@ class Reconciler:
         self._path = path
         self._period_s = period_s
         self._ending = threading.Event()
-        self._unowned: Keys | None = None
+        self._unowned: Keys | None = NO_KEYS
         self._applying_s = 0.0
         self._samples: deque[Reconciliation] = deque()
         self._thread = threading.Thread(target=self._work, name="reconciler", daemon=True)
@@ -95,12 +95,16 @@ class Reconciler:
                 self._samples.append(self._sampler.nothing(f"the network namespace cannot be entered: {error.strerror}"))
                 return
         pace = Pace()
+        # At once, so that little can happen until it is applied; then another one, with the owners of what this one shows.
+        self._samples.append(self._sampler.take_table(NO_KEYS, pace.period_s))
+        self._unowned = None
         while not self._ending.is_set():
             if not pace.table_is_due():
                 sample = self._sampler.take(pace.period_s)
                 pace.spend(sample.cost_s)
             else:
-                wanted, self._unowned = self._unowned, NO_KEYS
+                wanted: Keys | None = self._unowned
+                self._unowned = NO_KEYS
                 sample = self._sampler.take_table(wanted, pace.period_s)
                 pace.spend(sample.cost_s + self._applying_s)
                 sample = replace(sample, share=pace.next_table())
