@@ -49,6 +49,7 @@ class Reconciler:
         self._period_s = period_s
         self._ending = threading.Event()
         self._unowned: Keys | None = NO_KEYS
+        self._baseline_owned = False
         self._applying_s = 0.0
         self._samples: deque[Reconciliation] = deque()
         self._thread = threading.Thread(target=self._work, name="reconciler", daemon=True)
@@ -84,7 +85,9 @@ class Reconciler:
         before = time.thread_time()
         unowned = apply(sample)
         self._applying_s = time.thread_time() - before
-        if self._unowned is not None:
+        # The owners of what the first table shows are being looked for already.
+        self._baseline_owned = self._baseline_owned or (sample.dump is not None and sample.dump.owners)
+        if self._baseline_owned and self._unowned is not None:
             self._unowned = np.concatenate([self._unowned, unowned])
 
     def _work(self) -> None:

@@ -20,6 +20,8 @@ from tracer.state.tuples import Keys, tuple_keys
 READINGS_AFTER = 16
 #: As many in TIME_WAIT are read as one destination can have with the usual range of ports (28,232), which takes 40 ms.
 TIME_WAIT_LIMIT = 30_000
+FEW_IN_TIME_WAIT = 1_000
+TIME_WAIT_PERIOD_S = 15.0
 
 
 @dataclass(slots=True)
@@ -40,6 +42,8 @@ class Sampler:
     problems: list[str] = field(default_factory=list)
     _last: SocketArray = field(default_factory=lambda: np.zeros(0, dtype=SOCKET_DTYPE))
     _minis: int = 0
+    _waiting: SocketArray | None = None
+    _waiting_due: float = 0.0
 
     def take(self, period_s: float) -> Reconciliation:
         """The kernel's counters and ours; *period_s* is noted in it."""
@@ -111,12 +115,17 @@ class Sampler:
         return SocketDump(readings, table.sockets, table.requests, table.minis, source, with_owners, self._time_wait(source, minis))
 
     def _time_wait(self, source: str, minis: int | None) -> SocketArray | None:
+        """The sockets in TIME_WAIT; many of them are read more seldom, since they stay for a minute."""
         if source != "sock_diag" or minis is None or minis > TIME_WAIT_LIMIT:
             return None
+        if minis > FEW_IN_TIME_WAIT and self._waiting is not None and time.monotonic() < self._waiting_due:
+            return self._waiting
         try:
-            return sock_diag.read_time_wait(self.netns)
+            self._waiting = sock_diag.read_time_wait(self.netns)
         except OSError:
-            return None
+            self._waiting = None
+        self._waiting_due = time.monotonic() + TIME_WAIT_PERIOD_S
+        return self._waiting
 
     def _own(self, unowned: Keys | None) -> SocketArray:
         """The sockets of the last table whose owners are wanted, with those that were found."""
