@@ -109,6 +109,8 @@ class Reconciler:
                 wanted: Keys | None = self._unowned
                 self._unowned = NO_KEYS
                 sample = self._sampler.take_table(wanted, pace.period_s)
+                if wanted is None and (sample.dump is None or not sample.dump.owners):
+                    self._unowned = None  # there was no table yet to look in
                 pace.spend(sample.cost_s + self._applying_s)
                 sample = replace(sample, share=pace.next_table())
             self._samples.append(sample)

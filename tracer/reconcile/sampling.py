@@ -40,7 +40,7 @@ class Sampler:
     netns: int
     every_namespace: bool = False
     problems: list[str] = field(default_factory=list)
-    _last: SocketArray = field(default_factory=lambda: np.zeros(0, dtype=SOCKET_DTYPE))
+    _last: SocketArray | None = None
     _minis: int = 0
     _waiting: SocketArray | None = None
     _waiting_due: float = 0.0
@@ -82,7 +82,7 @@ class Sampler:
         cost_s = time.thread_time() - started if unowned is not None else 0.0
         sample = self.take(period_s)
         started = time.thread_time()
-        dump = self._dump(sample.mini_sockets(), unowned is None)
+        dump = self._dump(sample.mini_sockets(), unowned is None and self._last is not None)
         others = self._others()
         if dump is not None:
             copy_owners(dump.sockets, owned)
@@ -129,6 +129,8 @@ class Sampler:
 
     def _own(self, unowned: Keys | None) -> SocketArray:
         """The sockets of the last table whose owners are wanted, with those that were found."""
+        if self._last is None:
+            return np.zeros(0, dtype=SOCKET_DTYPE)
         wanted = self._last
         if unowned is not None:
             wanted = take(wanted, np.flatnonzero(is_among(tuple_keys(wanted), unowned)))
