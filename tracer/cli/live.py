@@ -17,7 +17,7 @@ def live(
     refresh: Annotated[float, typer.Option("--refresh", metavar="S", help="Seconds between two pictures.")] = 1.0,
 ) -> None:
     """
-    The console: states, rates and losses, live. Ctrl-C ends it.
+    The console: states, rates, losses and drift, live. Ctrl-C ends it.
 
     Example: sudo tcptrace live --lport 443
     """
