@@ -235,6 +235,10 @@ def test_the_ports_in_use_are_counted_by_destination(hold, live, netns):
     assert ([40000, 40099], 90, COUNT) == (ports["range"], ports["available"], ports["used"])
     assert [("127.0.0.1", holder.told["port"], COUNT)] == [(d["address"], d["port"], d["used"]) for d in ports["by_destination"]]
     assert ports["usage_ratio"] == pytest.approx(COUNT / 90, abs=1e-4)
+    holder.step()
+    later = next_look(tracer)["ports"]
+    assert (COUNT, COUNT) == (later["used"], later["time_wait"])
+    assert [("127.0.0.1", holder.told["port"], COUNT)] == [(d["address"], d["port"], d["used"]) for d in later["by_destination"]]
 
 
 def test_latencies_are_those_of_the_connections(live, netns):
@@ -245,3 +249,28 @@ def test_latencies_are_those_of_the_connections(live, netns):
     assert (1, 1, 2) == tuple(latency[name]["count"] for name in ("handshake", "accept_wait", "lifetime"))
     assert 300_000 <= latency["accept_wait"]["p50_us"] <= latency["lifetime"]["p99_us"]
     assert 0 < latency["handshake"]["p50_us"] < 300_000
+
+
+def test_without_privilege_polling_shows_the_states_and_no_foreign_owner(hold, netns):
+    hold("pairs", COUNT)
+    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    command = netns.command(*nobody, sys.executable, "-m", "tracer", "live", "--json", "--no-bpf", "--duration", "2")
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    snapshot = json.loads(done.stdout.splitlines()[-1])
+
+    assert {"LISTEN": 1, "ESTABLISHED": 2 * COUNT} == of_snapshot(snapshot)
+    assert [] == snapshot["top"]["processes"]
+    assert 2 * COUNT == snapshot["totals"]["connections"]
+
+
+def test_a_namespace_that_goes_away_is_no_longer_listed(start, netns):
+    other = Namespace()
+    tracer = start("live", "--json", "--refresh", "0.2", "--netns", "all", prefix=netns.command())
+    inode = other.inode
+    before = next_look(tracer)
+    other.delete()
+    after = next_look(tracer, looks=2)
+
+    assert other.name in {row["name"] for row in before["namespaces"] if row["netns"] == inode}
+    assert inode not in {row["netns"] for row in after["namespaces"]}
+    assert [] == after["drift"]["problems"]

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from tests.unit.test_connections import CLIENT, S, address, batch, life, only
+from tracer.events.batch import EventBatch
 from tracer.events.schema import no_events
 from tracer.state.connections import ConnectionTable
 from tracer.state.healing import heal
@@ -89,7 +90,7 @@ def test_of_two_connections_with_the_same_addresses_the_older_is_a_ghost(table):
 
     assert 1 == result.ghosts
     assert [40_001, 40_002] == ports(table)
-    assert 9_000 in table.open_connections()["seen_ns"]
+    assert [False, True] == (table.store.get(np.array([0x20, 0x70], dtype=np.uint64))["sport"] != 0).tolist()
 
 
 def test_an_adopted_connection_goes_when_the_kernel_shows_it_no_longer(table):
@@ -149,3 +150,24 @@ def test_what_is_adopted_is_bounded():
 
     assert len(table) <= 100
     assert 500 == len(table) + table.forgotten
+
+
+def test_after_a_loss_a_silent_connection_that_the_kernel_has_is_not_given_up():
+    table = ConnectionTable(patience_s=10)
+    table.fold(batch(life(CLIENT[:2], sock=0x10, sport=40_001), life(CLIENT[:2], sock=0x20, sport=40_002), lost={"ring_full": 1}))
+    healed(table, sockets(40_001, 40_002), begin=9_000_000_000)
+    table.fold(EventBatch(no_events(), 15_000_000_000, 0))
+
+    assert (2, 0) == (len(table), table.given_up)
+    assert 1 == healed(table, sockets(40_001), begin=16_000_000_000).ghosts
+
+
+def test_an_adopted_connection_is_found_by_one_life_only():
+    """Two sockets with its addresses in one batch, after a loss: one of them is it, and the table stays whole."""
+    table = ConnectionTable()
+    healed(table, sockets(40_001, 40_002, tgid=8, comm=b"prog"))
+    table.fold(batch(life(["retransmit"], sock=0x10, sport=40_001), life([CLIENT[1]], sock=0x20, sport=40_001, start=2_000)))
+    table.fold(batch(life(CLIENT[:2], sock=0x30, sport=40_003), life(CLIENT[:2], sock=0x40, sport=40_004, start=9_000)))
+
+    assert [40_001, 40_001, 40_002, 40_003, 40_004] == ports(table)
+    assert [0, 8, 8, 77, 77] == sorted(table.open_connections()["tgid"].tolist())

@@ -11,7 +11,7 @@ from tests.unit.test_connections import CLIENT, SERVER, S, batch, life
 from tests.unit.test_healing import sockets
 from tracer.events.batch import EventBatch
 from tracer.events.filters import CaptureFilter
-from tracer.events.schema import EVENT_DTYPE, no_events
+from tracer.events.schema import no_events
 from tracer.reconcile.rules import COUNTER_RULES, KNOWN_DIFFERENCES
 from tracer.state.drift import CounterDrift, CounterRule, Noted, note
 from tracer.state.journal import MAX_AGE_NS, Journal
@@ -93,7 +93,7 @@ def test_a_picture_has_every_field_of_the_snapshot_object():
     wanted = "time states rates totals retransmits resets ports top latency sockstat drift lost patterns alerts self"
     assert set() == set(wanted.split()) - set(fields)
     assert {"processes", "local_ports", "remote_addresses"} == set(fields["top"])
-    assert {"range", "available", "used", "usage_ratio", "by_destination"} == set(fields["ports"])
+    assert {"range", "available", "used", "usage_ratio", "time_wait", "by_destination"} == set(fields["ports"])
     assert {"handshake", "accept_wait", "lifetime"} == set(fields["latency"])
 
 
@@ -306,6 +306,14 @@ def test_ports_are_used_by_destination_and_not_by_accepted_connections():
 
 
 def test_where_the_port_range_is_not_known_its_use_is_not_either():
-    assert {"range": None, "available": None, "used": None, "usage_ratio": None, "by_destination": []} == port_usage(
-        np.zeros(0, dtype=EVENT_DTYPE), None
-    )
+    usage = port_usage(open_ends(life(CLIENT[:2]))[0], None, sockets(1, 2))
+
+    assert (None, None, None, None, 2, []) == tuple(usage.values())
+
+
+def test_time_wait_holds_its_port():
+    connections, _ = open_ends(life(CLIENT[:2], sport=40_001, dport=80))
+    usage = port_usage(connections, PortRange(40_000, 40_009), sockets(40_001, 40_002, 39_999, state=S.TIME_WAIT))
+
+    assert (2, 3, 0.2) == (usage["used"], usage["time_wait"], usage["usage_ratio"])
+    assert [("10.0.0.2", 80, 3)] == [(d["address"], d["port"], d["used"]) for d in usage["by_destination"]]

@@ -104,7 +104,10 @@ def check_writable(path: Path) -> None:
     Raises:
         UsageError: a file of this name cannot be written.
     """
-    target = path if path.exists() else path.parent
+    try:
+        target = path if path.exists() else path.parent
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}", "give a file that you may write") from error
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder", "give the name of a file")
     if not target.exists():

@@ -13,7 +13,7 @@ from tracer.events.batch import EventBatch
 from tracer.kernel.counters import CounterTotals
 from tracer.log.codec import decode
 from tracer.log.entries import Sample
-from tracer.reconcile.namespaces import find_path
+from tracer.reconcile.namespaces import NAMED, OWN, find_path, inode_of
 from tracer.reconcile.reconciler import Reconciler
 from tracer.reconcile.sampling import Sampler
 from tracer.state.samples import Reconciliation
@@ -77,4 +77,7 @@ def begin_reconciling(run: Run) -> Reconciling:
         return RecordedReconciler(run.capture)
     facts, wanted = run.capture.facts, run.capture.plan.keep.netns
     sampler = Sampler(run.capture.counters, facts.home_netns, run.options.every_namespace)
-    return Reconciler(sampler, find_path(wanted) if wanted else None)
+    if not wanted or wanted == inode_of(OWN):
+        return Reconciler(sampler)
+    # One that is gone cannot be entered, and the first sample says so.
+    return Reconciler(sampler, find_path(wanted) or NAMED / str(wanted))

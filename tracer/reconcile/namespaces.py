@@ -48,6 +48,7 @@ def inside(path: Path) -> Iterator[None]:
 
     Raises:
         OSError: as enter().
+        RuntimeError: the kernel does not let the thread return, and it must not go on.
     """
     back = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -56,7 +57,8 @@ def inside(path: Path) -> Iterator[None]:
             yield
         finally:
             if _LIBC.setns(back, CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "the way back into the own network namespace is barred")
+                # No OSError: whoever goes on would take another namespace for this one.
+                raise RuntimeError(f"no way back into the own network namespace: {os.strerror(ctypes.get_errno())}")
     finally:
         os.close(back)
 

@@ -17,6 +17,8 @@ from tracer.state.tuples import Keys, tuple_keys
 
 #: Readings after a dump: where traffic never rests, one of them may fall between two events.
 READINGS_AFTER = 16
+#: As many in TIME_WAIT are read as one destination can have with the usual range of ports (28,232), which takes 40 ms.
+TIME_WAIT_LIMIT = 30_000
 
 
 @dataclass(slots=True)
@@ -66,7 +68,7 @@ class Sampler:
         """
         sample = self.take(period_s)
         started = time.thread_time()
-        dump = self._dump()
+        dump = self._dump(sample.mini_sockets())
         if dump is not None and unowned is not None:
             self._own(dump.sockets, unowned, sample.mini_sockets() or 0)
         others = self._others()
@@ -90,7 +92,7 @@ class Sampler:
         totals = self.counters()
         return reading_of(totals, begin_ns, time.monotonic_ns())
 
-    def _dump(self) -> SocketDump | None:
+    def _dump(self, minis: int | None) -> SocketDump | None:
         first = self._read()
         try:
             table, source = self._table()
@@ -98,7 +100,15 @@ class Sampler:
             self.problems.append(f"no socket table: {error.strerror}")
             return None
         readings = (first, *(self._read() for _ in range(READINGS_AFTER)))
-        return SocketDump(readings, table.sockets, table.requests, table.minis, source)
+        return SocketDump(readings, table.sockets, table.requests, table.minis, source, self._time_wait(source, minis))
+
+    def _time_wait(self, source: str, minis: int | None) -> SocketArray | None:
+        if source != "sock_diag" or minis is None or minis > TIME_WAIT_LIMIT:
+            return None
+        try:
+            return sock_diag.read_time_wait(self.netns)
+        except OSError:
+            return None
 
     def _own(self, sockets: SocketArray, unowned: Keys | None, minis: int) -> None:
         if unowned is not None and not len(unowned):

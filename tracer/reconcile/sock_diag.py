@@ -113,6 +113,18 @@ def read_table(netns: int) -> Table:
     return Table(np.concatenate(parts), requests, minis)
 
 
+def read_time_wait(netns: int) -> SocketArray:
+    """
+    The sockets in TIME_WAIT, both families; it is for the caller to know that there are not too many.
+
+    Raises:
+        OSError: as read_table().
+    """
+    with open_netlink() as netlink:
+        dumps = [dump(netlink, family, 1 << State.TIME_WAIT, 0) for family in (socket.AF_INET, socket.AF_INET6)]
+    return np.concatenate([one.sockets(np.ones(len(one.messages), dtype=np.bool_), netns) for one in dumps])
+
+
 def open_netlink() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
 

@@ -52,8 +52,9 @@ class AdoptedConnections:
         unknown = np.flatnonzero(carried["seen_ns"] == 0)
         if not len(unknown):
             return
-        keys = tuple_keys(take(events, first[unknown]))
-        put(carried, unknown, self._store.get(keys))
+        # Of several lives with the same addresses the first one is meant: the kernel keeps no two such sockets at a time.
+        keys, one, _ = distinct(tuple_keys(take(events, first[unknown])))
+        put(carried, unknown[one], self._store.get(keys))
         self._store.drop(keys)
 
     def records(self) -> Records:

@@ -216,6 +216,11 @@ class ConnectionTable:
         """The connections that events have shown, by kernel address: for tracer/state/healing.py, which compares it with the kernel."""
         return self._open
 
+    def confirm(self, rows: Indices, ns: int) -> None:
+        """Says that the connections in these rows of *store* were there at a time: after a loss they are not given up for their silence."""
+        if self._lossy:
+            self._open.records["seen_ns"][rows] = np.maximum(self._open.records["seen_ns"][rows], np.uint64(ns))
+
     def _lose(self) -> None:
         self._lossy = True
         self._open.records["incomplete"] = 1

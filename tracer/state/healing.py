@@ -72,6 +72,7 @@ def heal(table: ConnectionTable, sockets: SocketArray, netns: int, begin_ns: int
     new = theirs.without(np.concatenate([place, where]))
     new = new[~touched(theirs.sockets, new, touching)]
     new = new[~connecting_already(take(table.store.records, rows[place < 0]), theirs.sockets, new)]
+    table.confirm(rows[place >= 0], begin_ns)
     missing = adopt(take(theirs.sockets, new), begin_ns)
     table.adopted.add(missing)
     unowned = theirs.keys[new][missing["pid_source"] == PidSource.NONE]

@@ -23,7 +23,7 @@ from tracer.state.gauges import FULL_STATES
 from tracer.state.latency import LatencyHistograms
 from tracer.state.merged import MergedConnections
 from tracer.state.rates import RATES, RateTable
-from tracer.state.samples import Reconciliation, Totals
+from tracer.state.samples import Reconciliation, SocketArray, Totals
 from tracer.state.snapshot import Drift, SelfUse, Snapshot, TableDrift
 from tracer.state.survey import port_usage, top_lists
 from tracer.state.tuples import Keys
@@ -246,8 +246,12 @@ class Survey:
         """Looks through the connections: shape (n,), OPEN_DTYPE."""
         at_home = connections["netns"] == home_netns
         self.top = top_lists(connections)
-        self.ports = port_usage(take(connections, at_home), sample.ports if sample is not None else None)
+        self.ports = port_usage(take(connections, at_home), sample.ports if sample is not None else None, time_wait_of(with_table))
         self.namespaces = namespace_rows(take(connections, ~at_home), with_table)
+
+
+def time_wait_of(sample: Reconciliation | None) -> SocketArray | None:
+    return sample.dump.time_wait if sample is not None and sample.dump is not None else None
 
 
 def namespace_rows(connections: ConnectionArray, sample: Reconciliation | None) -> list[dict[str, Any]]:

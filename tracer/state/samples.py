@@ -119,6 +119,7 @@ class SocketDump:
         requests: half-open requests, which are shown as SYN_RECV.
         minis: mini-sockets shown as FIN_WAIT2.
         source: "sock_diag" or "proc_net".
+        time_wait: the sockets in TIME_WAIT, which hold their local ports; None where they are too many to be read.
     """
 
     readings: tuple[Reading, ...]
@@ -126,6 +127,7 @@ class SocketDump:
     requests: int
     minis: int
     source: str
+    time_wait: SocketArray | None = None
 
     @property
     def begin_ns(self) -> int:

@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.events.addresses import address_text
+from tracer.events.records import take
 from tracer.state.connections import ConnectionArray
 from tracer.state.counting import distinct
 from tracer.state.outcomes import Direction
-from tracer.state.samples import PortRange
+from tracer.state.samples import PortRange, SocketArray
 from tracer.state.sockets import PidSource
 from tracer.state.tuples import mix
 
@@ -53,27 +54,33 @@ def top_addresses(addresses: npt.NDArray[np.void], limit: int = TOP) -> list[tup
     return [(address_text(addresses[first[i]].tobytes()), int(counts[i])) for i in order]
 
 
-def port_usage(connections: ConnectionArray, ports: PortRange | None) -> dict[str, Any]:
+def port_usage(connections: ConnectionArray, ports: PortRange | None, time_wait: SocketArray | None = None) -> dict[str, Any]:
     """
     The ephemeral ports: the range, how many there are and are in use, and the destinations that use most of them.
 
-    A port may be used once for each destination, so the share that matters is that of a destination. TIME_WAIT holds ports too and is not
-    among these: no full socket.
+    A port may be used once for each destination, so the share that matters is that of a destination. TIME_WAIT holds its port too.
 
     Args:
         connections: shape (n,), OPEN_DTYPE, of the home namespace.
         ports: the range; None where it cannot be read.
+        time_wait: shape (m,), SOCKET_DTYPE: the sockets in TIME_WAIT at the last look; None where that is not known, and those are missing.
     """
+    waiting = None if time_wait is None else len(time_wait)
     if ports is None:
-        return {"range": None, "available": None, "used": None, "usage_ratio": None, "by_destination": []}
-    inside = (connections["sport"] >= ports.low) & (connections["sport"] <= ports.high) & (connections["direction"] != Direction.PASSIVE)
-    sport, dport, daddr = (connections[name][inside] for name in ("sport", "dport", "daddr"))
+        return {"range": None, "available": None, "used": None, "usage_ratio": None, "time_wait": waiting, "by_destination": []}
+    ours = take(connections, connections["direction"] != Direction.PASSIVE)
+    sport, dport, daddr = (
+        np.concatenate([part[name] for part in (ours, time_wait) if part is not None]) for name in ("sport", "dport", "daddr")
+    )
+    inside = (sport >= ports.low) & (sport <= ports.high)
+    sport, dport, daddr = sport[inside], dport[inside], daddr[inside]
     used = int(np.count_nonzero(np.bincount(sport, minlength=1)))
     return {
         "range": [ports.low, ports.high],
         "available": ports.available,
         "used": used,
         "usage_ratio": ratio(used, ports.available),
+        "time_wait": waiting,
         "by_destination": destinations(dport, daddr, ports.available),
     }
 
