@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Replaying at a pace, with keys: by a clock of the test's own, that goes on only where the player waits."""
 
+import io
+import pty
+import sys
+import termios
+
 import pytest
 
 import tracer.cli.player
 from tests.unit.recordings import BEGAN_NS, NS, WALL_NS, make_lives, write
+from tracer.cli.keys import Keys
 from tracer.cli.options import CaptureOptions
 from tracer.cli.player import Player
 from tracer.cli.points import Point
@@ -150,6 +156,26 @@ def test_plus_and_minus_change_the_speed(play):
 
     slower, _ = play((2.5, "-"), (2.6, "-"), (500, "q"))
     assert slower[-1][1] > 100
+
+
+def test_keys_come_one_at_a_time_however_fast_they_are_typed(monkeypatch):
+    master, slave = pty.openpty()
+    with open(slave) as terminal, open(master, "wb", buffering=0) as typist:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        before = termios.tcgetattr(slave)
+        with Keys() as keys:
+            assert keys.are_read
+            assert "" == keys.wait(0)
+            typist.write(b" +\x1b[C\x1b[Dq")
+            assert [" ", "+", "right", "left", "q", ""] == [keys.wait(5) if i < 5 else keys.wait(0) for i in range(6)]
+        assert before == termios.tcgetattr(slave)
+
+
+def test_without_a_terminal_no_key_comes(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with Keys(enabled=False) as keys:
+        assert not keys.are_read
+        assert "" == keys.wait(0)
 
 
 def test_from_and_to(play):

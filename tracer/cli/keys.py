@@ -23,6 +23,7 @@ class Keys:
 
     def __init__(self, enabled: bool = True) -> None:
         self._terminal = sys.stdin.fileno() if enabled and sys.stdin is not None and sys.stdin.isatty() else None
+        self._typed = b""
 
     def __enter__(self) -> "Keys":
         if self._terminal is not None:
@@ -44,6 +45,8 @@ class Keys:
         if self._terminal is None:
             time.sleep(max(seconds, 0))
             return ""
-        ready, _, _ = select.select([self._terminal], [], [], max(seconds, 0))
-        pressed = os.read(self._terminal, 16) if ready else b""
-        return ESCAPES.get(pressed[:3], pressed[:1].decode(errors="replace"))
+        if not self._typed and select.select([self._terminal], [], [], max(seconds, 0))[0]:
+            self._typed = os.read(self._terminal, 64)
+        length = 3 if self._typed[:3] in ESCAPES else 1
+        key, self._typed = self._typed[:length], self._typed[length:]
+        return ESCAPES.get(key, key.decode(errors="replace"))
