@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 from tests.unit.recordings import NS, make_info, make_run, write
 from tracer.cli.app import run
 from tracer.cli.points import Point, parse_point, parse_speed
+from tracer.cli.run import Run
 from tracer.events.batch import EventBatch
 from tracer.log.entries import FORMAT, Sample
 from tracer.views.arrow import CONNECTION_SCHEMA, EVENT_SCHEMA
@@ -314,6 +316,22 @@ def test_an_export_does_not_replace_a_file_unless_it_is_told_to(tell, recording,
     tell("export", recording, "-o", path, "--force")
     assert path.read_text().startswith("time,ts_ns")
     assert [] == [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.csv", "folder"])
+def test_an_export_that_is_interrupted_leaves_no_file(tell, recording, tmp_path, monkeypatch, name):
+    def interrupted(batches):
+        def taken(self, poll_s):
+            for number, batch in enumerate(batches(self, poll_s)):
+                yield batch
+                if number == 2:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        return taken
+
+    monkeypatch.setattr(Run, "batches", interrupted(Run.batches))
+    assert "interrupted before the end" in tell("export", recording, "-o", tmp_path / name, code=1)
+    assert [] == [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "run.arrows"]
 
 
 def test_sql_over_events_connections_and_seconds(tell, recording):
