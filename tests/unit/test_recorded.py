@@ -5,7 +5,9 @@ import csv
 import io
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from tracer.views.columns import EVENT_NAMES
 from tracer.views.connections import CONNECTION_NAMES
 
 LIVES = 23
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -100,6 +103,34 @@ def test_a_recording_may_come_through_a_pipe(tell, recording, monkeypatch, tmp_p
 
     assert 11 * LIVES == len(lines(tell("events", "--input", fifo, "--format", "json")))
     os.wait()
+
+
+def handles_signals(pid):
+    """Whether it has handlers for SIGHUP, SIGINT and SIGTERM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(re.search(r"^SigCgt:\s*([0-9a-f]+)", status, re.MULTILINE)[1], 16)
+    return caught & 0x4003 == 0x4003
+
+
+@pytest.mark.parametrize("writing", [True, False])
+def test_a_signal_ends_the_wait_for_a_pipe(tmp_path, writing):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    command = [sys.executable, "-m", "tracer", "events", "--format", "json", "--input", str(fifo)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        if writing:
+            with open(fifo, "wb") as stream:
+                stream.write(write(make_run(LIVES), end=None))
+                stream.flush()
+                assert b"replaying" in process.stderr.readline()
+                assert b'"kind":"state"' in process.stdout.readline()
+                process.send_signal(signal.SIGINT)
+                assert 0 == process.wait(20)
+        else:
+            while not handles_signals(process.pid):
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            assert 6 == process.wait(20)
 
 
 def test_the_files_of_a_rotation_are_put_in_order_and_a_missing_one_is_a_loss(tell, tmp_path):
