@@ -90,7 +90,7 @@ def of_snapshot(snapshot: dict[str, Any]) -> dict[str, int]:
 def table_looked_at(tracer: Tracer, after: str) -> dict[str, Any] | None:
     """The last snapshot, if it has seen the kernel's table later than a snapshot of that time."""
     snapshots = tracer.events()
-    if not snapshots or snapshots[-1]["drift"] is None:
+    if not snapshots or snapshots[-1]["drift"] is None or snapshots[-1]["drift"]["complete_s"] is None:
         return None
     last: dict[str, Any] = snapshots[-1]
     return last if (last["drift"]["table_time"] or "") > after else None

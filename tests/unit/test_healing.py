@@ -171,3 +171,11 @@ def test_an_adopted_connection_is_found_by_one_life_only():
 
     assert [40_001, 40_001, 40_002, 40_003, 40_004] == ports(table)
     assert [0, 8, 8, 77, 77] == sorted(table.open_connections()["tgid"].tolist())
+
+
+def test_a_connection_that_polling_has_in_time_wait_is_no_ghost():
+    table = ConnectionTable()
+    table.fold(batch(life([(S.CLOSE, S.ESTABLISHED), (S.ESTABLISHED, S.TIME_WAIT)], sock=1, sport=40_001)))
+
+    assert 0 == healed(table, sockets()).ghosts
+    assert [40_001] == ports(table)

@@ -224,3 +224,18 @@ def test_the_table_is_read_as_seldom_as_its_cost_demands():
 
 def test_a_sample_has_as_many_fields_as_the_kernel_told():
     assert (None, None) == (sample_until(1).inuse(), sample_until(1).mini_sockets())
+
+
+def test_owners_are_those_of_the_table_before():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        sampler = Sampler(totals, 99)
+        nobody, everybody = np.zeros(0, dtype=np.uint64), None
+        found = []
+        for unowned in (everybody, nobody, everybody):
+            dump = sampler.take_table(unowned, 2.0).dump
+            mine = dump.sockets[dump.sockets["sport"] == listener.getsockname()[1]]
+            found.append((dump.owners, mine["tgid"].tolist()))
+
+    assert [(False, [0]), (False, [0]), (True, [os.getpid()])] == found

@@ -18,7 +18,7 @@ def live(
     input: Inputs = None,
 ) -> None:
     """
-    The console: states, rates and losses, live. Ctrl-C ends it.
+    The console: states, rates, losses and drift, live. Ctrl-C ends it.
 
     Example: sudo tcptrace live --lport 443
     """

@@ -17,7 +17,10 @@ import numpy.typing as npt
 import psutil
 
 from tracer.events.addresses import address_text
+from tracer.events.records import take
+from tracer.state.counting import distinct
 from tracer.state.samples import SocketArray
+from tracer.state.tuples import tuple_keys
 
 Indices = npt.NDArray[np.intp]
 
@@ -49,6 +52,19 @@ def find_owners(sockets: SocketArray, chosen: Indices, use_psutil: bool) -> None
         pids = scan_descriptors(set(sockets["inode"][wanted].tolist()))
         for i in wanted.tolist():
             set_owner(sockets, i, pids.get(int(sockets["inode"][i]), 0))
+
+
+def copy_owners(sockets: SocketArray, owned: SocketArray) -> None:
+    """Sets the owners of sockets from others with the same addresses and ports: shape (n,), changed in place, and (m,)."""
+    owned = take(owned, np.flatnonzero(owned["tgid"] != 0))
+    if not len(owned):
+        return
+    keys, where, _ = distinct(tuple_keys(owned))
+    wanted = tuple_keys(sockets)
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    same = np.flatnonzero((keys[place] == wanted) & (sockets["tgid"] == 0))
+    for name in ("tgid", "comm"):
+        sockets[name][same] = owned[name][where[place[same]]]
 
 
 def owners_by_psutil(sockets: SocketArray, wanted: Indices) -> None:

@@ -48,7 +48,8 @@ class Reconciler:
         self._path = path
         self._period_s = period_s
         self._ending = threading.Event()
-        self._unowned: Keys | None = None
+        self._unowned: Keys | None = NO_KEYS
+        self._baseline_owned = False
         self._applying_s = 0.0
         self._samples: deque[Reconciliation] = deque()
         self._thread = threading.Thread(target=self._work, name="reconciler", daemon=True)
@@ -84,7 +85,9 @@ class Reconciler:
         before = time.thread_time()
         unowned = apply(sample)
         self._applying_s = time.thread_time() - before
-        if self._unowned is not None:
+        # The owners of what the first table shows are being looked for already.
+        self._baseline_owned = self._baseline_owned or (sample.dump is not None and sample.dump.owners)
+        if self._baseline_owned and self._unowned is not None:
             self._unowned = np.concatenate([self._unowned, unowned])
 
     def _work(self) -> None:
@@ -95,13 +98,19 @@ class Reconciler:
                 self._samples.append(self._sampler.nothing(f"the network namespace cannot be entered: {error.strerror}"))
                 return
         pace = Pace()
+        # At once, so that little can happen until it is applied; then another one, with the owners of what this one shows.
+        self._samples.append(self._sampler.take_table(NO_KEYS, pace.period_s))
+        self._unowned = None
         while not self._ending.is_set():
             if not pace.table_is_due():
                 sample = self._sampler.take(pace.period_s)
                 pace.spend(sample.cost_s)
             else:
-                wanted, self._unowned = self._unowned, NO_KEYS
+                wanted: Keys | None = self._unowned
+                self._unowned = NO_KEYS
                 sample = self._sampler.take_table(wanted, pace.period_s)
+                if wanted is None and (sample.dump is None or not sample.dump.owners):
+                    self._unowned = None  # there was no table yet to look in
                 pace.spend(sample.cost_s + self._applying_s)
                 sample = replace(sample, share=pace.next_table())
             self._samples.append(sample)

@@ -8,17 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
+from tracer.events.records import take
 from tracer.reconcile import namespaces, proc_net, sock_diag
-from tracer.reconcile.owners import PSUTIL_SOCKETS, find_owners, in_home_namespace
+from tracer.reconcile.owners import PSUTIL_SOCKETS, copy_owners, find_owners, in_home_namespace
 from tracer.reconcile.sock_diag import Table
 from tracer.state.counting import is_among
-from tracer.state.samples import NamespaceSample, Reading, Reconciliation, SocketArray, SocketDump, Totals, reading_of
+from tracer.state.samples import SOCKET_DTYPE, NamespaceSample, Reading, Reconciliation, SocketArray, SocketDump, Totals, reading_of
 from tracer.state.tuples import Keys, tuple_keys
 
 #: Readings after a dump: where traffic never rests, one of them may fall between two events.
 READINGS_AFTER = 16
 #: As many in TIME_WAIT are read as one destination can have with the usual range of ports (28,232), which takes 40 ms.
 TIME_WAIT_LIMIT = 30_000
+FEW_IN_TIME_WAIT = 1_000
+TIME_WAIT_PERIOD_S = 15.0
 
 
 @dataclass(slots=True)
@@ -37,6 +40,10 @@ class Sampler:
     netns: int
     every_namespace: bool = False
     problems: list[str] = field(default_factory=list)
+    _last: SocketArray | None = None
+    _minis: int = 0
+    _waiting: SocketArray | None = None
+    _waiting_due: float = 0.0
 
     def take(self, period_s: float) -> Reconciliation:
         """The kernel's counters and ours; *period_s* is noted in it."""
@@ -62,20 +69,25 @@ class Sampler:
         """
         The same with the socket table and the other namespaces.
 
+        Looking for owners takes long, and a sample is to be young when it is applied. So the owners of the sockets of the last table are
+        looked for, before the next one is read.
+
         Args:
-            unowned: addresses and ports of the sockets whose owners are looked for; None: of all.
+            unowned: addresses and ports of the sockets of the last table whose owners are looked for; None: of all.
             period_s: noted in the sample.
         """
+        started = time.thread_time()
+        owned = self._own(unowned)
+        # All are looked for once, at the start: no part of what reconciling costs from then on.
+        cost_s = time.thread_time() - started if unowned is not None else 0.0
         sample = self.take(period_s)
         started = time.thread_time()
-        dump = self._dump(sample.mini_sockets())
-        if dump is not None and unowned is not None:
-            self._own(dump.sockets, unowned, sample.mini_sockets() or 0)
+        dump = self._dump(sample.mini_sockets(), unowned is None and self._last is not None)
         others = self._others()
-        cost_s = sample.cost_s + time.thread_time() - started
-        if dump is not None and unowned is None:
-            # Once, at the start: no part of what reconciling costs from then on.
-            self._own(dump.sockets, None, sample.mini_sockets() or 0)
+        if dump is not None:
+            copy_owners(dump.sockets, owned)
+            self._last, self._minis = dump.sockets, sample.mini_sockets() or 0
+        cost_s += sample.cost_s + time.thread_time() - started
         return replace(sample, dump=dump, namespaces=others, problems=tuple(self.problems), cost_s=cost_s)
 
     def nothing(self, problem: str) -> Reconciliation:
@@ -92,7 +104,7 @@ class Sampler:
         totals = self.counters()
         return reading_of(totals, begin_ns, time.monotonic_ns())
 
-    def _dump(self, minis: int | None) -> SocketDump | None:
+    def _dump(self, minis: int | None, with_owners: bool) -> SocketDump | None:
         first = self._read()
         try:
             table, source = self._table()
@@ -100,21 +112,31 @@ class Sampler:
             self.problems.append(f"no socket table: {error.strerror}")
             return None
         readings = (first, *(self._read() for _ in range(READINGS_AFTER)))
-        return SocketDump(readings, table.sockets, table.requests, table.minis, source, self._time_wait(source, minis))
+        return SocketDump(readings, table.sockets, table.requests, table.minis, source, with_owners, self._time_wait(source, minis))
 
     def _time_wait(self, source: str, minis: int | None) -> SocketArray | None:
+        """The sockets in TIME_WAIT; many of them are read more seldom, since they stay for a minute."""
         if source != "sock_diag" or minis is None or minis > TIME_WAIT_LIMIT:
             return None
+        if minis > FEW_IN_TIME_WAIT and self._waiting is not None and time.monotonic() < self._waiting_due:
+            return self._waiting
         try:
-            return sock_diag.read_time_wait(self.netns)
+            self._waiting = sock_diag.read_time_wait(self.netns)
         except OSError:
-            return None
+            self._waiting = None
+        self._waiting_due = time.monotonic() + TIME_WAIT_PERIOD_S
+        return self._waiting
 
-    def _own(self, sockets: SocketArray, unowned: Keys | None, minis: int) -> None:
-        if unowned is not None and not len(unowned):
-            return
-        chosen = np.arange(len(sockets)) if unowned is None else np.flatnonzero(is_among(tuple_keys(sockets), unowned))
-        find_owners(sockets, chosen, len(sockets) + minis <= PSUTIL_SOCKETS and in_home_namespace())
+    def _own(self, unowned: Keys | None) -> SocketArray:
+        """The sockets of the last table whose owners are wanted, with those that were found."""
+        if self._last is None:
+            return np.zeros(0, dtype=SOCKET_DTYPE)
+        wanted = self._last
+        if unowned is not None:
+            wanted = take(wanted, np.flatnonzero(is_among(tuple_keys(wanted), unowned)))
+        if len(wanted):
+            find_owners(wanted, np.arange(len(wanted)), len(self._last) + self._minis <= PSUTIL_SOCKETS and in_home_namespace())
+        return wanted
 
     def _table(self) -> tuple[Table, str]:
         """

@@ -112,7 +112,8 @@ def drop_ghosts(table: ConnectionTable, rows: Indices, theirs: Theirs, begin_ns:
     known = take(store.records, rows)
     keys = tuple_keys(known)
     place = theirs.places(keys)
-    still = known["seen_ns"] < begin_ns
+    # Polling has connections in TIME_WAIT, which the table of full sockets does not show.
+    still = (known["seen_ns"] < begin_ns) & (known["state"] != State.TIME_WAIT)
     gone = still & (place < 0) & ~waiting_for_a_port(known, theirs.sockets)
     if len(place) and np.bincount(place[place >= 0], minlength=1).max() > 1:
         gone |= still & superseded(keys, known["seen_ns"])

@@ -120,7 +120,7 @@ class LiveState:
         """
         self._comparison.reconcile(sample)
         unowned = self._merged.reconcile(sample)
-        if sample.dump is not None and self._complete_s is None:
+        if sample.dump is not None and sample.dump.owners and self._complete_s is None:
             self._complete_s = round((self._now_ns - self._subject.started_ns) / NS, 3)
         return unowned
 

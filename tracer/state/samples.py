@@ -119,6 +119,7 @@ class SocketDump:
         requests: half-open requests, which are shown as SYN_RECV.
         minis: mini-sockets shown as FIN_WAIT2.
         source: "sock_diag" or "proc_net".
+        owners: the owners of all sockets that a table shortly before it had were looked for.
         time_wait: the sockets in TIME_WAIT, which hold their local ports; None where they are too many to be read.
     """
 
@@ -127,6 +128,7 @@ class SocketDump:
     requests: int
     minis: int
     source: str
+    owners: bool = False
     time_wait: SocketArray | None = None
 
     @property
