@@ -15,6 +15,7 @@ from functools import partial
 import pytest
 
 from tests.kernel.conftest import ROOT, wait_until
+from tests.kernel.test_truth import Holder
 from tests.unit.recordings import make_info
 from tracer.events.filters import CaptureFilter
 from tracer.kernel.capture import begin
@@ -104,6 +105,21 @@ def test_events_and_connections_of_a_recording_are_those_that_were_seen_live(rec
                     thing.pop(varying, None)
         assert len(seen) >= 2 * COUNT
         assert sorted(map(json.dumps, seen)) == sorted(map(json.dumps, recorded))
+
+
+def test_a_recording_begins_with_what_was_open_before_it(record, netns):
+    holder = Holder(netns, "pairs", str(COUNT))
+    tracer, path = record("--json")
+    wait_until(lambda: tracer.events() and tracer.events()[-1]["drift"], "the table of sockets")
+    holder.step()
+    wait_until(lambda: tracer.events()[-1]["totals"]["events"] >= 5 * COUNT, "the connections to end")
+    holder.end()
+    seen = without_self(tracer.stop())
+    ended = lines(tcptrace("conns", "--format", "json", "--input", path)[0])
+
+    assert {(None, holder.told["pid"], "the-holder", "fd_scan")} == {(c["opened"], c["pid"], c["comm"], c["pid_source"]) for c in ended}
+    assert 2 * COUNT == len(ended)
+    assert seen == without_self(lines(tcptrace("replay", "--json", "--speed", "max", path)[0]))
 
 
 def test_the_recording_is_the_owners_alone(record, netns, monkeypatch):

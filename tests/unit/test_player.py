@@ -5,6 +5,7 @@ import pytest
 
 import tracer.cli.player
 from tests.unit.recordings import BEGAN_NS, NS, WALL_NS, make_lives, write
+from tracer.cli.console import ConsoleScreen
 from tracer.cli.options import CaptureOptions
 from tracer.cli.player import Player
 from tracer.cli.points import Point
@@ -157,6 +158,30 @@ def test_plus_and_minus_change_the_speed(play):
 
     slower, _ = play((2.5, "-"), (2.6, "-"), (500, "q"))
     assert slower[-1][1] > 100
+
+
+class TypedTerminal:
+    """A terminal on which several keys were pressed before anyone looked."""
+
+    fd, active, gone = 0, False, False
+
+    def __init__(self, *keys):
+        self._keys = list(keys)
+
+    def keys(self):
+        keys, self._keys = self._keys, []
+        return keys
+
+    def has_changed(self):
+        return False
+
+
+def test_no_key_is_lost_that_is_typed_quickly():
+    terminal = TypedTerminal(" ", "+", "right", "2", "left", "q")
+    screen = ConsoleScreen(terminal, None, None, None, 1.0)
+    screen.status = lambda: "replay"
+
+    assert [" ", "+", "right", "left", "q"] == [screen.wait(0.01) for _ in range(5)]
 
 
 def test_from_and_to(play):

@@ -5,6 +5,9 @@ import csv
 import io
 import json
 import os
+import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +21,7 @@ import pytest
 from tests.unit.recordings import NS, make_info, make_run, write
 from tracer.cli.app import run
 from tracer.cli.points import Point, parse_point, parse_speed
+from tracer.cli.run import Run
 from tracer.events.batch import EventBatch
 from tracer.log.entries import FORMAT, Sample
 from tracer.views.arrow import CONNECTION_SCHEMA, EVENT_SCHEMA
@@ -25,6 +29,7 @@ from tracer.views.columns import EVENT_NAMES
 from tracer.views.connections import CONNECTION_NAMES
 
 LIVES = 23
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -98,6 +103,34 @@ def test_a_recording_may_come_through_a_pipe(tell, recording, monkeypatch, tmp_p
 
     assert 11 * LIVES == len(lines(tell("events", "--input", fifo, "--format", "json")))
     os.wait()
+
+
+def handles_signals(pid):
+    """Whether it has handlers for SIGHUP, SIGINT and SIGTERM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(re.search(r"^SigCgt:\s*([0-9a-f]+)", status, re.MULTILINE)[1], 16)
+    return caught & 0x4003 == 0x4003
+
+
+@pytest.mark.parametrize("writing", [True, False])
+def test_a_signal_ends_the_wait_for_a_pipe(tmp_path, writing):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    command = [sys.executable, "-m", "tracer", "events", "--format", "json", "--input", str(fifo)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        if writing:
+            with open(fifo, "wb") as stream:
+                stream.write(write(make_run(LIVES), end=None))
+                stream.flush()
+                assert b"replaying" in process.stderr.readline()
+                assert b'"kind":"state"' in process.stdout.readline()
+                process.send_signal(signal.SIGINT)
+                assert 0 == process.wait(20)
+        else:
+            while not handles_signals(process.pid):
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            assert 6 == process.wait(20)
 
 
 def test_the_files_of_a_rotation_are_put_in_order_and_a_missing_one_is_a_loss(tell, tmp_path):
@@ -314,6 +347,22 @@ def test_an_export_does_not_replace_a_file_unless_it_is_told_to(tell, recording,
     tell("export", recording, "-o", path, "--force")
     assert path.read_text().startswith("time,ts_ns")
     assert [] == [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.csv", "folder"])
+def test_an_export_that_is_interrupted_leaves_no_file(tell, recording, tmp_path, monkeypatch, name):
+    def interrupted(batches):
+        def taken(self, poll_s):
+            for number, batch in enumerate(batches(self, poll_s)):
+                yield batch
+                if number == 2:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        return taken
+
+    monkeypatch.setattr(Run, "batches", interrupted(Run.batches))
+    assert "interrupted before the end" in tell("export", recording, "-o", tmp_path / name, code=1)
+    assert [] == [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "run.arrows"]
 
 
 def test_sql_over_events_connections_and_seconds(tell, recording):

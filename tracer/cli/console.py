@@ -261,10 +261,11 @@ class ConsoleScreen:
     def wait(self, seconds: float) -> str:
         end = time.monotonic() + seconds
         while True:
-            if self.glance():
-                return "q"
+            leaves = self.glance()
             if self._replay_keys:
                 return self._replay_keys.popleft()
+            if leaves:
+                return "q"
             left = end - time.monotonic()
             if left <= 0:
                 return ""

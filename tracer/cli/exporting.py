@@ -14,6 +14,7 @@ from tracer.cli.opening import by_run
 from tracer.cli.options import CaptureOptions
 from tracer.cli.recorded import RecordedCapture
 from tracer.cli.run import Run, begin_capture, owner_filter, running, say
+from tracer.errors import OutputError
 from tracer.events.batch import EventBatch
 from tracer.log.files import check_new_file, open_for_writing
 from tracer.log.parquet import Dataset, ParquetFile, make_folders
@@ -36,6 +37,7 @@ def tables(run: Run, table: str) -> Iterator[pa.RecordBatch]:
         yield from (event_table(group) for group in event_groups(run))
     else:
         yield from (connection_table(group) for group in connection_groups(run))
+    check_whole(run)
 
 
 def each_run(options: CaptureOptions, recordings: Sequence[str]) -> Iterator[Run]:
@@ -43,6 +45,18 @@ def each_run(options: CaptureOptions, recordings: Sequence[str]) -> Iterator[Run
     for paths in by_run(recordings):
         with running(begin_capture(options, paths), options) as run:
             yield run
+
+
+def check_whole(run: Run) -> None:
+    """
+    Refuses a run that was not read to its end: a part of a table does not look like one.
+
+    Raises:
+        OutputError: a signal came before.
+    """
+    count = run.options.count
+    if run.stop.asked and (count is None or run.written < count):
+        raise OutputError("interrupted before the end of the recording", "nothing was written; run it again")
 
 
 def export_file(options: CaptureOptions, recordings: Sequence[str], output: Path, table: str, force: bool) -> None:
@@ -119,6 +133,7 @@ def write_text(options: CaptureOptions, recordings: Sequence[str], output: Path,
         for run in each_run(options, recordings):
             write = make(run, lines)
             rows += sum(write(batch) for batch in run.batches(0.0))
+            check_whole(run)
     return rows
 
 

@@ -2,14 +2,15 @@
 """Recordings as files: opened, put in order, told apart by run, and what is wrong with them in words."""
 
 import os
+import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from tracer.cli.pipe import Pipe, is_pipe
 from tracer.errors import RecordingError, UsageError
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ def by_run(paths: Sequence[str]) -> list[list[str]]:
     return list(runs.values())
 
 
-def open_reader(path: str, files: ExitStack) -> "LogReader":
+def open_reader(path: str, files: ExitStack, stopped: Callable[[], bool] = lambda: False) -> "LogReader":
     """
-    A reader of a recording; the file is closed with *files*.
+    A reader of a recording; the file is closed with *files*, and a pipe given up when *stopped* says so.
 
     Raises:
         RecordingError: it cannot be read, or is no recording.
@@ -64,21 +65,30 @@ def open_reader(path: str, files: ExitStack) -> "LogReader":
     require_pyarrow()
     from tracer.log.reader import LogReader
 
-    return LogReader(files.enter_context(open_recording(path)), path)
+    stream = open_recording(path, stopped)
+    files.enter_context(stream)
+    return LogReader(stream, path)
 
 
-def open_recording(path: str) -> BinaryIO:
-    """The bytes of a recording, unbuffered, so that what comes through a pipe is there at once."""
+def open_recording(path: str, stopped: Callable[[], bool]) -> Pipe | BinaryIO:
+    """
+    The bytes of a recording, unbuffered, so that what comes through a pipe is there at once.
+
+    Raises:
+        RecordingError: it cannot be read.
+    """
+    if path == STDIN and (sys.stdin is None or sys.stdin.isatty()):
+        raise RecordingError("standard input is no recording", "pipe a recording into it, or name a file")
     try:
-        if path == STDIN:
-            if sys.stdin is None or sys.stdin.isatty():
-                raise RecordingError("standard input is no recording", "pipe a recording into it, or name a file")
-            return os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
-        return Path(path).open("rb", buffering=0)
-    except IsADirectoryError:
-        raise RecordingError(f"{path} is a folder", "give the recording in it") from None
+        # Not blocking: nobody may have opened a FIFO for writing yet. For a file that means nothing.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.dup(sys.stdin.fileno()) if path == STDIN else os.open(path, flags)
     except OSError as error:
         raise RecordingError(f"cannot read {path}: {error.strerror}", "give a file that `tcptrace record` wrote") from error
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise RecordingError(f"{path} is a folder", "give the recording in it")
+    return Pipe(descriptor, stopped) if is_pipe(descriptor) else os.fdopen(descriptor, "rb", buffering=0)
 
 
 def require_pyarrow() -> None:

@@ -46,14 +46,14 @@ class PendingRecording:
     plan: CapturePlan
     duration_s: float | None = None
 
-    def wait(self) -> "RecordedCapture":
+    def wait(self, stopped: Callable[[], bool] = lambda: False) -> "RecordedCapture":
         """
-        The recording, opened.
+        The recording, opened; one that comes through a pipe may be waited for until *stopped* says otherwise.
 
         Raises:
             RecordingError: one of the files is no recording, or they are not of one run.
         """
-        return RecordedCapture(self.paths, self.plan, self.duration_s)
+        return RecordedCapture(self.paths, self.plan, self.duration_s, stopped)
 
 
 class StoredFilter(msgspec.Struct, frozen=True):
@@ -112,12 +112,14 @@ class RecordedCapture:
     ring_capacity = 1
     bcc = ""
 
-    def __init__(self, paths: Sequence[str], plan: CapturePlan, duration_s: float | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[str], plan: CapturePlan, duration_s: float | None = None, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
         self._paths, self._duration_s = tuple(paths), duration_s
         self.name = " ".join(paths)
         self.plan = plan
         with ExitStack() as files:
-            self._readers = in_order([(path, open_reader(path, files)) for path in paths])
+            self._readers = in_order([(path, open_reader(path, files, stopped)) for path in paths])
             self._read_info(self._readers[0][1].info)
             self._files = files.pop_all()
         self.samples: list[Sample] = []

@@ -194,7 +194,7 @@ Pending: TypeAlias = PendingCapture | PendingPolling | PendingRecording
 def running(pending: Pending, options: CaptureOptions) -> Iterator[Run]:
     """Waits for the programs, tells that the capture runs, and at the end what came of it."""
     stop = Stop()
-    with stopped_by_signals(stop), pending.wait() as capture:
+    with stopped_by_signals(stop), pending.wait(stop) if isinstance(pending, PendingRecording) else pending.wait() as capture:
         run = make_run(capture, options, stop)
         say(f"tcptrace: {doing(run)} {capture.facts.release} ({hooks_in_brief(capture.hooks)}), ready in {run.startup_s:.2f} s")
         try:
@@ -234,7 +234,7 @@ def finish(run: Run) -> None:
     )
     if run.lost:
         say(loss_advice(run.lost))
-    if isinstance(run.capture, RecordedCapture):
+    if isinstance(run.capture, RecordedCapture) and not run.stop.asked:
         for line in run.capture.problems():
             say(f"tcptrace: {line}")
 

@@ -21,6 +21,8 @@ from tracer.log.frames import CutOff, Damage, EndMark, FrameReader, Readable, So
 from tracer.log.schema import from_arrow, log_schema
 
 DAMAGED = "damaged"
+#: Handing out twenty small columns to threads costs more than decompressing them.
+READ_OPTIONS = pa.ipc.IpcReadOptions(use_threads=False)
 NO_RECORDING = "give a file that `tcptrace record` wrote"
 
 
@@ -153,7 +155,7 @@ class LogReader:
         if first_schema_metadata(frame.data) is not None:
             raise RecordingError(f"another recording begins in {self._name} at byte {frame.position}", "keep each in a file of its own")
         try:
-            with pa.ipc.open_stream(pa.py_buffer(self._beginning + frame.data)) as reader:
+            with pa.ipc.open_stream(pa.py_buffer(self._beginning + frame.data), options=READ_OPTIONS) as reader:
                 batch, metadata = reader.read_next_batch_with_custom_metadata()
             return from_arrow(batch), unpack(metadata[ENTRIES_KEY.encode()])
         except (pa.ArrowException, msgspec.MsgspecError, ValueError, KeyError, zlib.error) as error:
