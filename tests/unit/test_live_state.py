@@ -116,8 +116,12 @@ def test_what_the_kernel_has_besides_is_drift_and_then_healed():
     live, totals = run()
     live.fold(quiet(200 * MS))
     live.reconcile(sample(150 * MS, sockets(40_001, 40_002, 40_003), totals))
+    suspected = live.take(totals, USE).drift
+    live.fold(quiet(300 * MS))
+    live.reconcile(sample(250 * MS, sockets(40_001, 40_002, 40_003), totals))
     drift = live.take(totals, USE).drift
 
+    assert (0, 1) == (suspected.states["ESTABLISHED"]["drift"], suspected.table.missing_added)
     assert {"ours": 2, "kernel": 3, "drift": -1} == drift.states["ESTABLISHED"]
     assert (1, 1, 0) == (drift.healed, drift.table.missing_added, drift.table.ghosts_removed)
     live.fold(quiet(400 * MS))

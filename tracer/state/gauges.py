@@ -44,13 +44,21 @@ class Offsets:
     """
     Constants known by intervals that are narrowed with each look.
 
+    Args:
+        size: how many.
+        patient: a look that contradicts what is known counts only when the next one does so too. A socket is not in the table at every
+            moment between its first event and its last: connect() sets SYN_SENT before inet_hash_connect() has found a port, and
+            tcp_time_wait() puts the mini-socket into the socket's place before CLOSE. On a paused CPU such a moment lasts.
+
     Attributes:
         low, high: inclusive bounds, shape (n,); equal where the constant is known.
         value: the constants as best known.
         known: they have been looked at.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, patient: bool = False) -> None:
+        self._patient = patient
+        self._suspected: Integers = np.zeros(size, dtype=np.int64)
         self.low: Integers = np.zeros(size, dtype=np.int64)
         self.high: Integers = np.zeros(size, dtype=np.int64)
         self.value: Integers = np.zeros(size, dtype=np.int64)
@@ -72,17 +80,20 @@ class Offsets:
 
         Returns:
             Shape (n,): how far each constant as it was known lies above (or, negative, below) what it can be by this look; 0 where
-            both agree. What does not agree is taken from this look from now on.
+            both agree, or that is only suspected. What does not agree is taken from this look from now on.
         """
         if not self.known:
             self.low, self.high, self.known = low.copy(), high.copy(), True
             self.value = (low + high) // 2
             return np.zeros(len(low), dtype=np.int64)
         gap: Integers = np.where(self.low > high, self.low - high, np.where(self.high < low, self.high - low, 0))
-        self.low = np.where(gap == 0, np.maximum(self.low, low), low)
-        self.high = np.where(gap == 0, np.minimum(self.high, high), high)
+        suspected, self._suspected = self._suspected, np.sign(gap)
+        counts = (self._suspected == suspected) | (not self._patient)
+        agrees, contradicts = gap == 0, (gap != 0) & counts
+        self.low = np.where(agrees, np.maximum(self.low, low), np.where(contradicts, low, self.low))
+        self.high = np.where(agrees, np.minimum(self.high, high), np.where(contradicts, high, self.high))
         self.value = np.clip(self.value, self.low, self.high)
-        return gap
+        return np.where(contradicts, gap, 0)
 
 
 class Gauges:
@@ -95,7 +106,7 @@ class Gauges:
     """
 
     def __init__(self) -> None:
-        self._sound = Offsets(STATES)
+        self._sound = Offsets(STATES, patient=True)
         self._sharp = Offsets(STATES)
         self._agreeing: Integers = np.zeros(STATES, dtype=np.int64)
 
@@ -130,7 +141,7 @@ class Gauges:
             events: every state event of the namespace from the beginning of the dump on, or None where some may be missing.
 
         Returns:
-            The drift, shape (STATES,): sockets that we had too many of, or, negative, too few.
+            The drift, shape (STATES,): sockets that we had too many of, or, negative, too few, in this look and the one before.
         """
         low, high = (np.where(IS_GAUGE, bound, 0) for bound in plain_bounds(dump))
         drift = self._sound.observe(low, high)
