@@ -51,11 +51,17 @@ def one_page(netns):
         yield capture
 
 
+def counted_at_rest(capture):
+    """The counters, if nothing happened while they were read: they are no picture of one instant."""
+    before, after = capture.counters(), capture.counters()
+    return after if (before.seen, before.filtered, before.lost) == (after.seen, after.filtered, after.lost) else None
+
+
 def test_with_a_ring_of_one_page_records_and_lost_make_up_what_was_counted(one_page, netns):
     before = netns.snmp()
     netns.traffic("pairs", count=COUNT)
     after = netns.snmp()
-    counters = one_page.counters()
+    counters = wait_until(lambda: counted_at_rest(one_page), "a moment without an event anywhere on the host")
     events, lost = take_all(one_page)
 
     taken = sum(map(len, events))
