@@ -59,7 +59,7 @@ def one_round(binary: Path, folder: Path, options: argparse.Namespace) -> dict[s
     recorder = Recorder(folder, "--compression", options.compression)
     idle = cpu_s(recorder.process.pid)
     traced = load(binary, options.connections)
-    # --count and signals end it in good order: all that was in the ring is in the file.
+    # A signal ends it in good order: all that was in the ring is in the file.
     own = recorder.stop()
     return {
         "ratio": traced["rate_per_s"] / alone["rate_per_s"],
