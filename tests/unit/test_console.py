@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.made_pictures import connections, events, picture, snapshot
-from tracer.cli.painter import ansi_lines, frame
+from tracer.cli.painter import LinePrinter, frame
 from tracer.cli.terminal import SEQUENCES, decode_keys
 from tracer.errors import UsageError
 from tracer.events.records import prefix
@@ -197,13 +197,24 @@ def test_only_changed_lines_are_drawn():
     assert 3 == frame(["a", "b", "c"], []).count(b"\x1b[K")
 
 
+def printer():
+    return LinePrinter(Console(file=io.StringIO(), force_terminal=True, color_system="256", width=80, highlight=False))
+
+
 def test_lines_for_a_terminal_are_complete_in_themselves():
-    console = Console(file=io.StringIO(), force_terminal=True, color_system="256", width=80)
-    lines = ansi_lines(console, screen_lines(picture(), 80, 24), 80)
+    lines = printer().print(screen_lines(picture(), 80, 24), 80)
 
     assert 24 == len(lines)
     assert any("\x1b[" in line for line in lines)
     assert all(line.endswith("\x1b[0m") or "\x1b[" not in line.rpartition("\x1b[0m")[2] for line in lines)
+
+
+def test_a_line_that_is_known_already_is_printed_the_same_again():
+    known = printer()
+    for shown in (picture(), picture("connections"), picture(), picture(snapshot=snapshot(lost={"ring_full": 1}))):
+        for width in (80, 120):
+            lines = screen_lines(shown, width, 24)
+            assert printer().print(lines, width) == known.print(lines, width)
 
 
 OPEN = prefix(connections(30).connections, OPEN_DTYPE).copy()

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from rich.console import Console
 
-from tracer.cli.painter import Painter, ansi_lines
+from tracer.cli.painter import LinePrinter, Painter
 from tracer.cli.pictures import Pictures
 from tracer.cli.recorded import RecordedCapture
 from tracer.cli.terminal import Terminal
@@ -226,7 +226,7 @@ class ConsoleScreen:
     reads_keys = True
 
     def __init__(self, terminal: Terminal, painter: Painter, console: Console, look: Look, refresh_s: float) -> None:
-        self._terminal, self._painter, self._console, self._look = terminal, painter, console, look
+        self._terminal, self._painter, self._printer, self._look = terminal, painter, LinePrinter(console), look
         self._view = ConsoleView(Controls(refresh_s=refresh_s))
         self._replay_keys: deque[str] = deque()
         self.status: Callable[[], str] | None = None
@@ -276,7 +276,7 @@ class ConsoleScreen:
             return
         width, height = self._terminal.size()
         picture = self._view.picture(page_rows(height), self.status() if self.status is not None else "")
-        self._painter.paint(ansi_lines(self._console, screen_lines(picture, width, height, self._look), width), anew)
+        self._painter.paint(self._printer.print(screen_lines(picture, width, height, self._look), width), anew)
 
 
 #: What these keys mean in a replay.

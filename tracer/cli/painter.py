@@ -10,12 +10,31 @@ from rich.console import Console, Group
 from rich.text import Text
 
 
-def ansi_lines(console: Console, lines: Sequence[Text], width: int) -> list[str]:
-    """The lines as the console's terminal wants them, each complete in itself."""
-    console.width = width  # which a variable COLUMNS may have fixed
-    with console.capture() as capture:
-        console.print(Group(*lines), no_wrap=True, crop=True, overflow="crop", end="")
-    return capture.get().split("\n")[: len(lines)]
+class LinePrinter:
+    """
+    Turns lines into what a terminal wants; those of the screen before are known already.
+
+    Args:
+        console: knows the terminal's colours.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._known: dict[tuple[object, ...], str] = {}
+
+    def print(self, lines: Sequence[Text], width: int) -> list[str]:
+        """The lines for a terminal of so many columns, each complete in itself."""
+        keys = [(width, line.plain, str(line.style), *line.spans) for line in lines]
+        new = {key: line for key, line in zip(keys, lines, strict=True) if key not in self._known}
+        printed = dict(zip(new, self._print([*new.values()], width), strict=True)) if new else {}
+        self._known = {key: self._known[key] if key in self._known else printed[key] for key in keys}
+        return [self._known[key] for key in keys]
+
+    def _print(self, lines: Sequence[Text], width: int) -> list[str]:
+        self._console.width = width  # which a variable COLUMNS may have fixed
+        with self._console.capture() as capture:
+            self._console.print(Group(*lines), no_wrap=True, crop=True, overflow="crop", end="")
+        return capture.get().split("\n")[: len(lines)]
 
 
 def frame(lines: Sequence[str], before: Sequence[str]) -> bytes:

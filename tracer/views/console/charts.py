@@ -13,7 +13,9 @@ def bars(values: Sequence[int], rows: int, blocks: str = UNICODE.blocks) -> list
     A value above 0 is never drawn as nothing.
     """
     steps = len(blocks) - 1
-    top = max(values, default=0) or 1
+    top = max(values, default=0)
+    if not top:
+        return [blocks[0] * len(values)] * rows
     heights = [max(round(value / top * rows * steps), 1 if value else 0) for value in values]
     return ["".join(blocks[min(max(h - row * steps, 0), steps)] for h in heights) for row in reversed(range(rows))]
 
