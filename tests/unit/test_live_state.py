@@ -117,8 +117,9 @@ def test_what_the_kernel_has_besides_is_drift_and_then_healed():
     live.fold(quiet(200 * MS))
     live.reconcile(sample(150 * MS, sockets(40_001, 40_002, 40_003), totals))
     suspected = live.take(totals, USE).drift
-    live.fold(quiet(300 * MS))
-    live.reconcile(sample(250 * MS, sockets(40_001, 40_002, 40_003), totals))
+    for look_ms in (200, 250):
+        live.fold(quiet((look_ms + 50) * MS))
+        live.reconcile(sample(look_ms * MS, sockets(40_001, 40_002, 40_003), totals))
     drift = live.take(totals, USE).drift
 
     assert (0, 1) == (suspected.states["ESTABLISHED"]["drift"], suspected.table.missing_added)

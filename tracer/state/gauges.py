@@ -36,6 +36,8 @@ IS_GAUGE = np.isin(np.arange(STATES), FULL_STATES)
 SKEW_NS = 100_000
 #: So many looks that are sharpened by events have to agree.
 AGREEING_LOOKS = 2
+#: So many looks in a row have to contradict a gauge.
+CONFIRMING_LOOKS = 3
 #: More than there can be sockets.
 UNKNOWN = 1 << 40
 
@@ -46,9 +48,10 @@ class Offsets:
 
     Args:
         size: how many.
-        patient: a look that contradicts what is known counts only when the next one does so too. A socket is not in the table at every
-            moment between its first event and its last: connect() sets SYN_SENT before inet_hash_connect() has found a port, and
-            tcp_time_wait() puts the mini-socket into the socket's place before CLOSE. On a paused CPU such a moment lasts.
+        patience: looks in a row that have to contradict what is known, to the same side, before they are believed. A socket is not in
+            the table at every moment between its first event and its last: connect() sets SYN_SENT before inet_hash_connect() has found
+            a port, and tcp_time_wait() puts the mini-socket into the socket's place before CLOSE. Whoever looks may be the one who
+            interrupts a task in such a moment: some in a hundred looks at a host that does nothing but connect.
 
     Attributes:
         low, high: inclusive bounds, shape (n,); equal where the constant is known.
@@ -56,9 +59,9 @@ class Offsets:
         known: they have been looked at.
     """
 
-    def __init__(self, size: int, patient: bool = False) -> None:
-        self._patient = patient
-        self._suspected: Integers = np.zeros(size, dtype=np.int64)
+    def __init__(self, size: int, patience: int = 1) -> None:
+        self._patience = patience
+        self._contradictions: Integers = np.zeros(size, dtype=np.int64)
         self.low: Integers = np.zeros(size, dtype=np.int64)
         self.high: Integers = np.zeros(size, dtype=np.int64)
         self.value: Integers = np.zeros(size, dtype=np.int64)
@@ -87,9 +90,10 @@ class Offsets:
             self.value = (low + high) // 2
             return np.zeros(len(low), dtype=np.int64)
         gap: Integers = np.where(self.low > high, self.low - high, np.where(self.high < low, self.high - low, 0))
-        suspected, self._suspected = self._suspected, np.sign(gap)
-        counts = (self._suspected == suspected) | (not self._patient)
-        agrees, contradicts = gap == 0, (gap != 0) & counts
+        side = np.sign(gap)
+        same = side == np.sign(self._contradictions)
+        self._contradictions = np.where(same, self._contradictions + side, side)
+        agrees, contradicts = gap == 0, np.abs(self._contradictions) >= self._patience
         self.low = np.where(agrees, np.maximum(self.low, low), np.where(contradicts, low, self.low))
         self.high = np.where(agrees, np.minimum(self.high, high), np.where(contradicts, high, self.high))
         self.value = np.clip(self.value, self.low, self.high)
@@ -106,7 +110,7 @@ class Gauges:
     """
 
     def __init__(self) -> None:
-        self._sound = Offsets(STATES, patient=True)
+        self._sound = Offsets(STATES, patience=CONFIRMING_LOOKS)
         self._sharp = Offsets(STATES)
         self._agreeing: Integers = np.zeros(STATES, dtype=np.int64)
 
@@ -141,7 +145,7 @@ class Gauges:
             events: every state event of the namespace from the beginning of the dump on, or None where some may be missing.
 
         Returns:
-            The drift, shape (STATES,): sockets that we had too many of, or, negative, too few, in this look and the one before.
+            The drift, shape (STATES,): sockets that we had too many of, or, negative, too few, in CONFIRMING_LOOKS looks in a row.
         """
         low, high = (np.where(IS_GAUGE, bound, 0) for bound in plain_bounds(dump))
         drift = self._sound.observe(low, high)
