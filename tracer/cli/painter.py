@@ -55,7 +55,7 @@ class Painter:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._shown: list[str] = []
-        self._frame = b""
+        self._wanted: list[str] | None = None
         self._ready = threading.Condition()
         self._ending = False
         self._thread = threading.Thread(target=self._work, name="painter", daemon=True)
@@ -72,25 +72,22 @@ class Painter:
         self._thread.join(timeout=0.5)
 
     def paint(self, lines: list[str], anew: bool = False) -> None:
-        """Shows the lines; leaves it where the terminal has not taken the last ones yet: the next picture comes soon."""
+        """Shows the lines once the terminal has taken those before; of several that wait for that, the last are shown."""
         with self._ready:
             if anew:
                 self._shown = []
-            if not self._frame:
-                self._frame = frame(lines, self._shown)
-                self._shown = lines
-                self._ready.notify_all()
+            self._wanted = lines
+            self._ready.notify_all()
 
     def _work(self) -> None:
         while True:
             with self._ready:
-                self._ready.wait_for(lambda: self._frame or self._ending)
-                data = self._frame
-            if not data:
-                return
+                self._ready.wait_for(lambda: self._wanted is not None or self._ending)
+                if self._wanted is None:
+                    return
+                data = frame(self._wanted, self._shown)
+                self._shown, self._wanted = self._wanted, None
             self._write(data)
-            with self._ready:
-                self._frame = b""
 
     def _write(self, data: bytes) -> None:
         while data:
