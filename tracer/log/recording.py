@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import pyarrow as pa
 
 from tracer.events.batch import EventBatch
 from tracer.log.background import BackgroundWriter
@@ -85,8 +84,6 @@ class Recording:
     """
 
     def __init__(self, destination: Destination) -> None:
-        # Arrow's own pools keep what they had at the busiest moment; recording needs the same few megabytes again and again.
-        pa.set_memory_pool(pa.system_memory_pool())
         self._destination = destination
         self._part = 1
         self._done_bytes = 0
