@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is read of the kernel besides sock_diag, what may go wrong with it, and how often it is read."""
 
+import itertools
 import os
 import socket
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 
 from tracer.events.batch import EventBatch
 from tracer.events.schema import EVENT_DTYPE, no_events
-from tracer.reconcile import owners, proc_net, sock_diag
+from tracer.reconcile import namespaces, owners, proc_net, sampling, sock_diag
 from tracer.reconcile.namespaces import names_of_ip_netns, namespaces_of_processes
 from tracer.reconcile.reconciler import MARGIN, MAX_PERIOD_S, MAX_SHARE, TABLE_PERIOD_S, Pace, Reconciler
 from tracer.reconcile.sampling import Sampler
@@ -141,6 +142,23 @@ def test_namespaces_have_names_and_processes(tmp_path):
     assert {named.stat().st_ino: ("blue", named)} == {k: v for k, v in names_of_ip_netns(tmp_path).items() if v[0] == "blue"}
     assert {(tmp_path / "100/ns/net").stat().st_ino: tmp_path / "100"} == namespaces_of_processes(tmp_path)
     assert {} == names_of_ip_netns(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("cost_s", "looks"), [(0.0, 3), (60.0, 1)])
+def test_processes_that_take_long_to_look_through_are_looked_through_more_seldom(monkeypatch, tmp_path, cost_s, looks):
+    cpu, looked = itertools.count(0.0, cost_s), []
+
+    def look():
+        looked.append(next(cpu))
+        return {4711: tmp_path}
+
+    sampler = Sampler(totals, 99)
+    monkeypatch.setattr(namespaces, "namespaces_of_processes", look)
+    monkeypatch.setattr(sampling.time, "thread_time", lambda: next(cpu))
+    others = [sampler._others() for _ in range(3)]
+
+    assert looks == len(looked)
+    assert all(4711 in found for found in others)
 
 
 def totals():

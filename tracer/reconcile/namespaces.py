@@ -76,13 +76,12 @@ def names_of_ip_netns(folder: Path = NAMED) -> dict[int, tuple[str, Path]]:
 
 def namespaces_of_processes(proc: Path = PROC) -> dict[int, Path]:
     """The namespaces that processes are in, those that we may look at: number -> the folder of one of its processes."""
-    found: dict[int, Path] = {}
-    for process in proc.iterdir():
-        if process.name.isdecimal():
-            inode = inode_of(process / "ns/net")
-            if inode is not None:
-                found.setdefault(inode, process)
-    return found
+    found: dict[int, str] = {}
+    for name in os.listdir(proc):  # noqa: PTH208  # thousands of Paths take longer than the kernel
+        if name.isdecimal():
+            with suppress(OSError):
+                found.setdefault(os.stat(f"{proc}/{name}/ns/net").st_ino, name)  # noqa: PTH116
+    return {inode: proc / name for inode, name in found.items()}
 
 
 def name_by_process(process: Path) -> str | None:

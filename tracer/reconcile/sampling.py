@@ -22,6 +22,8 @@ READINGS_AFTER = 16
 TIME_WAIT_LIMIT = 30_000
 FEW_IN_TIME_WAIT = 1_000
 TIME_WAIT_PERIOD_S = 15.0
+#: Looking through all processes for their namespaces takes 10 us for each; on a host with thousands it is done more seldom.
+PROCESSES_SHARE = 0.005
 
 
 @dataclass(slots=True)
@@ -44,6 +46,8 @@ class Sampler:
     _minis: int = 0
     _waiting: SocketArray | None = None
     _waiting_due: float = 0.0
+    _processes: dict[int, Path] = field(default_factory=dict)
+    _processes_due: float = 0.0
 
     def take(self, period_s: float) -> Reconciliation:
         """The kernel's counters and ours; *period_s* is noted in it."""
@@ -153,7 +157,7 @@ class Sampler:
 
     def _others(self) -> dict[int, NamespaceSample]:
         """The other namespaces by number: their names, and, where that was asked for, their sockets by state."""
-        named, processes = namespaces.names_of_ip_netns(), namespaces.namespaces_of_processes()
+        named, processes = namespaces.names_of_ip_netns(), self._namespaces_of_processes()
         found = {}
         for inode in sorted((named.keys() | processes.keys()) - {self.netns}):
             process = processes.get(inode)
@@ -162,6 +166,13 @@ class Sampler:
             begin_ns = time.monotonic_ns()
             found[inode] = NamespaceSample(name, self._inside(inode, path, process) if self.every_namespace else None, begin_ns)
         return found
+
+    def _namespaces_of_processes(self) -> dict[int, Path]:
+        if time.monotonic() >= self._processes_due:
+            started = time.thread_time()
+            self._processes = namespaces.namespaces_of_processes()
+            self._processes_due = time.monotonic() + (time.thread_time() - started) / PROCESSES_SHARE
+        return self._processes
 
     def _inside(self, inode: int, path: Path, process: Path | None) -> SocketArray | None:
         """Its sockets: from within, or, where we may not go in, through the files of a process that is."""
