@@ -70,6 +70,7 @@ def snapshot(**changes):
             "available": 28_232,
             "used": 21_455,
             "usage_ratio": 0.76,
+            "time_wait": 20_340,
             "by_destination": [
                 {"address": "10.0.3.17", "port": 5432, "used": 20_611, "usage_ratio": 0.7301},
                 {"address": "10.0.3.20", "port": 6379, "used": 812, "usage_ratio": 0.0288},

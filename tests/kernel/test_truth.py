@@ -234,7 +234,7 @@ def test_the_ports_in_use_are_counted_by_destination(hold, live, netns):
     assert [("127.0.0.1", holder.told["port"], COUNT)] == [(d["address"], d["port"], d["used"]) for d in ports["by_destination"]]
     assert ports["usage_ratio"] == pytest.approx(COUNT / 90, abs=1e-4)
     holder.step()
-    later = next_look(tracer)["ports"]
+    later = wait_until(lambda: next((p for p in [next_look(tracer)["ports"]] if p["time_wait"]), None), "a look at TIME_WAIT")
     assert (COUNT, COUNT) == (later["used"], later["time_wait"])
     assert [("127.0.0.1", holder.told["port"], COUNT)] == [(d["address"], d["port"], d["used"]) for d in later["by_destination"]]
 

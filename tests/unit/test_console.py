@@ -99,6 +99,14 @@ def test_alerts_come_before_everything_else():
     assert "🔥 [red]ports run out?[2J" == lines[3]
 
 
+@pytest.mark.parametrize(("time_wait", "in_state", "is_said"), [(None, 300_000, True), (300, 300, False), (None, 0, False)])
+def test_ports_held_by_more_in_time_wait_than_can_be_read_are_said_to_be_missing(time_wait, in_state, is_said):
+    before = snapshot()
+    state = snapshot(ports=before.ports | {"time_wait": time_wait}, states=before.states | {"TIME_WAIT": in_state})
+
+    assert is_said == ("without those that TIME_WAIT holds" in "\n".join(drawn(picture(snapshot=state), 120, 40)))
+
+
 def test_names_cannot_colour_the_screen_or_move_its_cursor():
     console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=120)
     console.print(render(picture("connections"), 120, 40))

@@ -20,6 +20,7 @@ from tracer.state.live import LiveState, Subject
 from tracer.state.samples import NamespaceSample, PortRange, Reading, Reconciliation, SocketDump
 from tracer.state.snapshot import SelfUse, to_json
 from tracer.state.survey import port_usage, top_lists
+from tracer.state.waiting import time_wait_of
 
 MS = 1_000_000
 USE = SelfUse(0.1, 2, 0.3)
@@ -311,14 +312,14 @@ def test_ports_are_used_by_destination_and_not_by_accepted_connections():
 
 
 def test_where_the_port_range_is_not_known_its_use_is_not_either():
-    usage = port_usage(open_ends(life(CLIENT[:2]))[0], None, sockets(1, 2))
+    usage = port_usage(open_ends(life(CLIENT[:2]))[0], None, time_wait_of(2, sockets(1, 2)))
 
     assert (None, None, None, None, 2, []) == tuple(usage.values())
 
 
 def test_time_wait_holds_its_port():
     connections, _ = open_ends(life(CLIENT[:2], sport=40_001, dport=80))
-    usage = port_usage(connections, PortRange(40_000, 40_009), sockets(40_001, 40_002, 39_999, state=S.TIME_WAIT))
+    usage = port_usage(connections, PortRange(40_000, 40_009), time_wait_of(3, sockets(40_001, 40_002)))
 
     assert (2, 3, 0.2) == (usage["used"], usage["time_wait"], usage["usage_ratio"])
     assert [("10.0.0.2", 80, 3)] == [(d["address"], d["port"], d["used"]) for d in usage["by_destination"]]

@@ -17,6 +17,7 @@ from tracer.reconcile.namespaces import names_of_ip_netns, namespaces_of_process
 from tracer.reconcile.reconciler import MARGIN, MAX_PERIOD_S, MAX_SHARE, TABLE_PERIOD_S, Pace, Reconciler
 from tracer.reconcile.sampling import Sampler
 from tracer.state.samples import PortRange, Reading, Reconciliation
+from tracer.state.waiting import time_wait_of
 
 SNMP = """\
 Ip: Forwarding DefaultTTL
@@ -159,6 +160,31 @@ def test_processes_that_take_long_to_look_through_are_looked_through_more_seldom
 
     assert looks == len(looked)
     assert all(4711 in found for found in others)
+
+
+@pytest.mark.parametrize(("cost_s", "looks"), [(0.0, 3), (60.0, 1)])
+def test_sockets_in_time_wait_are_looked_at_more_seldom_the_more_there_are(monkeypatch, cost_s, looks):
+    cpu, looked = itertools.count(0.0, cost_s), []
+
+    def look(ports):
+        looked.append(next(cpu))
+        assert ports is not None
+        return time_wait_of(len(looked), np.zeros(0, dtype=sock_diag.HOLDER_DTYPE))
+
+    monkeypatch.setattr(sock_diag, "read_time_wait", look)
+    monkeypatch.setattr(sampling.time, "thread_time", lambda: next(cpu))
+    sampler = Sampler(totals, 99)
+    found = [sampler.take_table(np.zeros(0, dtype=np.uint64), 2.0).time_wait for _ in range(3)]
+
+    assert [1, *range(2, looks + 1)] == [one.total for one in found if one is not None]
+
+
+def test_too_many_in_time_wait_are_not_read_and_that_is_known(monkeypatch):
+    monkeypatch.setattr(sampling, "TIME_WAIT_LIMIT", -1)
+    found = Sampler(totals, 99).take_table(np.zeros(0, dtype=np.uint64), 2.0).time_wait
+
+    assert found is not None
+    assert found.total is None
 
 
 def totals():

@@ -3,13 +3,16 @@ import errno
 import os
 import socket
 import struct
+from functools import partial
 
 import numpy as np
 import pytest
 
+from tracer.events.addresses import address_text
 from tracer.events.schema import State
 from tracer.reconcile import sock_diag
 from tracer.reconcile.sock_diag import HEADER, MESSAGE_DTYPE, NLMSG_DONE, NLMSG_ERROR, SOCK_DIAG_BY_FAMILY, DumpInterruptedError
+from tracer.state.samples import PortRange
 
 CGROUP = struct.pack("=HHQ", 12, sock_diag.CGROUP_ID, 4711)
 MARK = struct.pack("=HHI", 8, 15, 0)
@@ -63,7 +66,7 @@ class Netlink:
 
 
 def ask(*answers):
-    return sock_diag.dump(Netlink(*answers), socket.AF_INET, sock_diag.FULL_STATES, 0)
+    return sock_diag.dump(Netlink(*answers), socket.AF_INET, sock_diag.FULL_STATES, 0, sock_diag.joined)
 
 
 def test_a_socket_has_its_addresses_ports_owner_and_cgroup():
@@ -108,6 +111,29 @@ def test_mini_sockets_and_requests_are_counted_but_no_sockets(monkeypatch):
     assert (2, 1) == (found.requests, found.minis)
 
 
+def test_sockets_in_time_wait_are_put_together_by_what_they_hold(monkeypatch):
+    waiting = [message(State.TIME_WAIT, timer=3, attributes=b"") for _ in range(3)]
+    other = message(State.TIME_WAIT, family=socket.AF_INET6, source="2001:db8::1", timer=3, attributes=b"")
+    answers = [[*waiting, OSError(errno.ENOBUFS, "no buffer space")], [b"".join(waiting[:2]), waiting[2], done()], [other, done()]]
+    monkeypatch.setattr(sock_diag, "open_netlink", lambda: Netlink(*answers))
+    found = sock_diag.read_time_wait(PortRange(40_000, 40_001))
+
+    assert 4 == found.total
+    assert [40_001] == np.flatnonzero(found.held()).tolist()
+    assert [("10.0.0.2", 443, 3), ("2001:db8::2", 443, 1)] == [
+        (address_text(address.tobytes()), port, held) for address, port, held in found.destinations
+    ]
+
+
+def test_ports_outside_the_range_are_held_by_nobody_but_counted(monkeypatch):
+    for ports in (None, PortRange(40_002, 50_000)):
+        answers = [[message(State.TIME_WAIT, timer=3, attributes=b""), done()], [done()]]
+        monkeypatch.setattr(sock_diag, "open_netlink", partial(Netlink, *answers))
+        found = sock_diag.read_time_wait(ports)
+
+        assert (1, 0, 0) == (found.total, np.count_nonzero(found.held()), len(found.destinations))
+
+
 def test_an_overflow_of_the_buffer_is_asked_again_and_nothing_is_counted_twice():
     dump = ask([message(), OSError(errno.ENOBUFS, "no buffer space"), message()], [message(), message(), done()])
 
@@ -122,7 +148,7 @@ def test_a_dump_that_was_interrupted_is_asked_again():
 def test_what_fails_each_time_is_an_error_in_the_end(failure):
     netlink = Netlink(*[[failure]] * 9)
     with pytest.raises(OSError, match=failure.strerror):
-        sock_diag.dump(netlink, socket.AF_INET, 0, 0)
+        sock_diag.dump(netlink, socket.AF_INET, 0, 0, sock_diag.joined)
     assert sock_diag.ATTEMPTS == netlink.asked
 
 

@@ -111,7 +111,7 @@ class Reconciler:
                 sample = self._sampler.take_table(wanted, pace.period_s)
                 if wanted is None and (sample.dump is None or not sample.dump.owners):
                     self._unowned = None  # there was no table yet to look in
-                pace.spend(sample.cost_s + self._applying_s)
+                pace.spend(sample.cost_s + self._applying_s, self._sampler.waiting_s)
                 sample = replace(sample, share=pace.next_table())
             self._samples.append(sample)
             self._ending.wait(self._period_s)
@@ -129,19 +129,21 @@ class Pace:
         self._clock = clock
         self._last: float | None = None
         self._spent_s = 0.0
+        self._paced_s = 0.0
         self.period_s = TABLE_PERIOD_S
 
     def table_is_due(self) -> bool:
         return self._last is None or self._clock() >= self._last + self.period_s
 
-    def spend(self, cost_s: float) -> None:
-        """Adds CPU time that samples have cost."""
+    def spend(self, cost_s: float, paced_s: float = 0.0) -> None:
+        """Adds CPU time that samples have cost; *paced_s* is what has a pace of its own, and does not stretch this one's periods."""
         self._spent_s += cost_s
+        self._paced_s += paced_s
 
     def next_table(self) -> float:
         """Begins the next period after a reading of the table; the share of one core that the last one has taken, 0 for the first."""
         now, last = self._clock(), self._last
-        share = self._spent_s / (now - last) if last is not None else 0.0
+        share = (self._spent_s + self._paced_s) / (now - last) if last is not None else 0.0
         self.period_s = min(max(TABLE_PERIOD_S, self._spent_s * MARGIN / MAX_SHARE), MAX_PERIOD_S)
-        self._last, self._spent_s = now, 0.0
+        self._last, self._spent_s, self._paced_s = now, 0.0, 0.0
         return share

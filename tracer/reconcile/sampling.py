@@ -11,17 +11,18 @@ import numpy as np
 from tracer.events.records import take
 from tracer.reconcile import namespaces, proc_net, sock_diag
 from tracer.reconcile.owners import PSUTIL_SOCKETS, copy_owners, find_owners, in_home_namespace
-from tracer.reconcile.sock_diag import Table
+from tracer.reconcile.sock_diag import HOLDER_DTYPE, Table
 from tracer.state.counting import is_among
 from tracer.state.samples import SOCKET_DTYPE, NamespaceSample, Reading, Reconciliation, SocketArray, SocketDump, Totals, reading_of
 from tracer.state.tuples import Keys, tuple_keys
+from tracer.state.waiting import TimeWait, time_wait_of
 
 #: Readings after a dump: where traffic never rests, one of them may fall between two events.
 READINGS_AFTER = 16
-#: As many in TIME_WAIT are read as one destination can have with the usual range of ports (28,232), which takes 40 ms.
-TIME_WAIT_LIMIT = 30_000
-FEW_IN_TIME_WAIT = 1_000
-TIME_WAIT_PERIOD_S = 15.0
+#: As many in TIME_WAIT are read as the kernel keeps by default on a large host (tcp_max_tw_buckets).
+TIME_WAIT_LIMIT = 262_144
+#: Of one core, for looking at them: they stay for a minute, and 100,000 take 100 ms.
+TIME_WAIT_SHARE = 0.004
 #: Looking through all processes for their namespaces takes 10 us for each; on a host with thousands it is done more seldom.
 PROCESSES_SHARE = 0.005
 
@@ -36,15 +37,16 @@ class Sampler:
         netns: the home namespace's number.
         every_namespace: other namespaces are read too.
         problems: what could not be read lately.
+        waiting_s: CPU seconds that the last look at the sockets in TIME_WAIT cost, which no sample's cost has in it.
     """
 
     counters: Callable[[], Totals]
     netns: int
     every_namespace: bool = False
     problems: list[str] = field(default_factory=list)
+    waiting_s: float = 0.0
     _last: SocketArray | None = None
     _minis: int = 0
-    _waiting: SocketArray | None = None
     _waiting_due: float = 0.0
     _processes: dict[int, Path] = field(default_factory=dict)
     _processes_due: float = 0.0
@@ -86,13 +88,14 @@ class Sampler:
         cost_s = time.thread_time() - started if unowned is not None else 0.0
         sample = self.take(period_s)
         started = time.thread_time()
-        dump = self._dump(sample.mini_sockets(), unowned is None and self._last is not None)
+        dump = self._dump(unowned is None and self._last is not None)
         others = self._others()
         if dump is not None:
             copy_owners(dump.sockets, owned)
             self._last, self._minis = dump.sockets, sample.mini_sockets() or 0
         cost_s += sample.cost_s + time.thread_time() - started
-        return replace(sample, dump=dump, namespaces=others, problems=tuple(self.problems), cost_s=cost_s)
+        waiting = self._time_wait(sample) if dump is not None and dump.source == "sock_diag" else None
+        return replace(sample, dump=dump, namespaces=others, time_wait=waiting, problems=tuple(self.problems), cost_s=cost_s)
 
     def nothing(self, problem: str) -> Reconciliation:
         """A sample that only says why there is none."""
@@ -108,7 +111,7 @@ class Sampler:
         totals = self.counters()
         return reading_of(totals, begin_ns, time.monotonic_ns())
 
-    def _dump(self, minis: int | None, with_owners: bool) -> SocketDump | None:
+    def _dump(self, with_owners: bool) -> SocketDump | None:
         first = self._read()
         try:
             table, source = self._table()
@@ -116,20 +119,24 @@ class Sampler:
             self.problems.append(f"no socket table: {error.strerror}")
             return None
         readings = (first, *(self._read() for _ in range(READINGS_AFTER)))
-        return SocketDump(readings, table.sockets, table.requests, table.minis, source, with_owners, self._time_wait(source, minis))
+        return SocketDump(readings, table.sockets, table.requests, table.minis, source, with_owners)
 
-    def _time_wait(self, source: str, minis: int | None) -> SocketArray | None:
-        """The sockets in TIME_WAIT; many of them are read more seldom, since they stay for a minute."""
-        if source != "sock_diag" or minis is None or minis > TIME_WAIT_LIMIT:
+    def _time_wait(self, sample: Reconciliation) -> TimeWait | None:
+        """What the sockets in TIME_WAIT hold; None where it is not time to look, or nobody says how many there are."""
+        minis = sample.mini_sockets()
+        self.waiting_s = 0.0
+        if minis is None or time.monotonic() < self._waiting_due:
             return None
-        if minis > FEW_IN_TIME_WAIT and self._waiting is not None and time.monotonic() < self._waiting_due:
-            return self._waiting
+        if minis > TIME_WAIT_LIMIT:
+            return time_wait_of(None, np.zeros(0, dtype=HOLDER_DTYPE))
+        started = time.thread_time()
         try:
-            self._waiting = sock_diag.read_time_wait(self.netns)
+            found = sock_diag.read_time_wait(sample.ports)
         except OSError:
-            self._waiting = None
-        self._waiting_due = time.monotonic() + TIME_WAIT_PERIOD_S
-        return self._waiting
+            return None
+        self.waiting_s = time.thread_time() - started
+        self._waiting_due = time.monotonic() + self.waiting_s / TIME_WAIT_SHARE
+        return found
 
     def _own(self, unowned: Keys | None) -> SocketArray:
         """The sockets of the last table whose owners are wanted, with those that were found."""

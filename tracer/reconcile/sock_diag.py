@@ -10,14 +10,19 @@ net/ipv4/inet_diag.c.
 import errno
 import socket
 import struct
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from tracer.events.addresses import V4_PREFIX
 from tracer.events.schema import State
-from tracer.state.samples import SOCKET_DTYPE, SocketArray
+from tracer.state.samples import SOCKET_DTYPE, PortRange, SocketArray
+from tracer.state.waiting import TimeWait, time_wait_of
+
+T = TypeVar("T")
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
@@ -68,6 +73,9 @@ SYN_RECV_STATES = 1 << State.SYN_RECV
 WITH_MEMORY = 1
 MEMORY_INFO = 1
 
+#: As waiting.time_wait_of() takes it.
+HOLDER_DTYPE = np.dtype([("daddr", "V16"), ("sport", "<u2"), ("dport", "<u2")])
+
 #: inet_diag_msg.idiag_timer of a mini-socket, which is reported under the FIN_WAIT2 that it stands in for.
 TIMER_MINI_SOCKET = 3
 
@@ -103,8 +111,8 @@ def read_table(netns: int) -> Table:
     with open_netlink() as netlink:
         parts, requests, minis = [], 0, 0
         for family in (socket.AF_INET, socket.AF_INET6):
-            full = dump(netlink, family, FULL_STATES, 0)
-            opening = dump(netlink, family, SYN_RECV_STATES, WITH_MEMORY)
+            full = dump(netlink, family, FULL_STATES, 0, joined)
+            opening = dump(netlink, family, SYN_RECV_STATES, WITH_MEMORY, joined)
             is_mini = full.messages["timer"] == TIMER_MINI_SOCKET
             is_request = opening.lacks(MEMORY_INFO)
             parts += [full.sockets(~is_mini, netns), opening.sockets(~is_request, netns)]
@@ -113,16 +121,33 @@ def read_table(netns: int) -> Table:
     return Table(np.concatenate(parts), requests, minis)
 
 
-def read_time_wait(netns: int) -> SocketArray:
+def read_time_wait(ports: PortRange | None) -> TimeWait:
     """
-    The sockets in TIME_WAIT, both families; it is for the caller to know that there are not too many.
+    What the sockets in TIME_WAIT hold of these ports, both families; it is for the caller to know that there are not too many.
 
     Raises:
         OSError: as read_table().
     """
     with open_netlink() as netlink:
-        dumps = [dump(netlink, family, 1 << State.TIME_WAIT, 0) for family in (socket.AF_INET, socket.AF_INET6)]
-    return np.concatenate([one.sockets(np.ones(len(one.messages), dtype=np.bool_), netns) for one in dumps])
+        found = [
+            dump(netlink, family, 1 << State.TIME_WAIT, 0, lambda runs: holders(runs, ports))
+            for family in (socket.AF_INET, socket.AF_INET6)
+        ]
+    return time_wait_of(sum(total for total, _ in found), np.concatenate([part for _, part in found]))
+
+
+def holders(runs: Iterable["Dump"], ports: PortRange | None) -> tuple[int, npt.NDArray[np.void]]:
+    """How many sockets there are, and those with one of these ports: shape (n,), HOLDER_DTYPE, 20 bytes each instead of 88."""
+    total, parts = 0, [np.zeros(0, dtype=HOLDER_DTYPE)]
+    for run in runs:
+        total += len(run.messages)
+        sport = run.messages["sport"]
+        inside = run.messages[(sport >= ports.low) & (sport <= ports.high)] if ports is not None else run.messages[:0]
+        part = np.zeros(len(inside), dtype=HOLDER_DTYPE)
+        part["sport"], part["dport"] = inside["sport"], inside["dport"]
+        part["daddr"] = mapped(inside["destination"], inside["family"] == socket.AF_INET)
+        parts.append(part)
+    return total, np.concatenate(parts)
 
 
 def open_netlink() -> socket.socket:
@@ -178,16 +203,23 @@ def is_mapped(addresses: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
     return inside
 
 
-def dump(netlink: socket.socket, family: int, states: int, extensions: int) -> Dump:
+def dump(netlink: socket.socket, family: int, states: int, extensions: int, gather: Callable[[Iterable[Dump]], T]) -> T:
     """
     One dump, asked for again where the kernel could not give it whole.
+
+    Args:
+        netlink: from open_netlink().
+        family: of the sockets.
+        states: a bit 1 << STATE for each state that is asked for.
+        extensions: a bit 1 << (TYPE - 1) for each attribute that is asked for.
+        gather: makes something of the runs of messages of equal length, as they arrive.
 
     Raises:
         OSError: the kernel does not answer, or not in ATTEMPTS attempts.
     """
     for attempt in range(ATTEMPTS):
         try:
-            return ask(netlink, family, states, extensions, attempt)
+            return gather(answers(netlink, family, states, extensions, attempt))
         except OSError as error:
             if attempt == ATTEMPTS - 1 or not (error.errno == errno.ENOBUFS or isinstance(error, DumpInterruptedError)):
                 raise
@@ -204,10 +236,15 @@ def drain(netlink: socket.socket) -> None:
         return
 
 
-def ask(netlink: socket.socket, family: int, states: int, extensions: int, sequence: int) -> Dump:
+def answers(netlink: socket.socket, family: int, states: int, extensions: int, sequence: int) -> Iterator[Dump]:
+    """
+    Asks, and gives what arrives.
+
+    Raises:
+        OSError: as dump(), where it could not be given whole.
+    """
     request = REQUEST.pack(family, socket.IPPROTO_TCP, extensions, states)
     netlink.send(HEADER.pack(HEADER.size + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST_DUMP, sequence, 0) + request)
-    runs: list[Dump] = []
     while True:
         data = netlink.recv(RECEIVE_BYTES)
         offset = 0
@@ -217,9 +254,9 @@ def ask(netlink: socket.socket, family: int, states: int, extensions: int, seque
                 raise DumpInterruptedError(errno.EAGAIN, "the dump was interrupted")
             if kind in {NLMSG_ERROR, NLMSG_DONE}:
                 check(data, offset + HEADER.size, kind)
-                return joined(runs)
+                return
             count = same_length(data, offset, length)
-            runs.append(decode(data, offset, length, count))
+            yield decode(data, offset, length, count)
             offset += count * aligned(length)
 
 
@@ -268,7 +305,8 @@ def decode(data: bytes, offset: int, length: int, count: int) -> Dump:
     return Dump(messages.copy(), cgroups, np.full(count, present, dtype=np.uint64))
 
 
-def joined(runs: list[Dump]) -> Dump:
+def joined(parts: Iterable[Dump]) -> Dump:
+    runs = list(parts)
     if not runs:
         return Dump(np.zeros(0, dtype=MESSAGE_DTYPE), np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.uint64))
     return Dump(

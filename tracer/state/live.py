@@ -24,10 +24,11 @@ from tracer.state.gauges import FULL_STATES
 from tracer.state.latency import LatencyHistograms
 from tracer.state.merged import MergedConnections
 from tracer.state.rates import RATES, RateTable
-from tracer.state.samples import Reconciliation, SocketArray, Totals
+from tracer.state.samples import Reconciliation, Totals
 from tracer.state.snapshot import Drift, SelfUse, Snapshot, TableDrift
 from tracer.state.survey import port_usage, top_lists
 from tracer.state.tuples import Keys
+from tracer.state.waiting import TimeWait
 
 NS = 1_000_000_000
 HISTORY_S = 180
@@ -121,6 +122,7 @@ class LiveState:
         """
         self._comparison.reconcile(sample)
         unowned = self._merged.reconcile(sample)
+        self._survey.time_wait = sample.time_wait or self._survey.time_wait
         if sample.dump is not None and sample.dump.owners and self._complete_s is None:
             self._complete_s = round((self._now_ns - self._subject.started_ns) / NS, 3)
         return unowned
@@ -234,7 +236,12 @@ def table_drift(merged: MergedConnections) -> TableDrift | None:
 
 
 class Survey:
-    """What the open connections have in common, as of the last time that all were looked through."""
+    """
+    What the open connections have in common, as of the last time that all were looked through.
+
+    Attributes:
+        time_wait: what the sockets in TIME_WAIT hold, as of the last sample that told it.
+    """
 
     def __init__(self) -> None:
         self._skipped = 0
@@ -242,6 +249,7 @@ class Survey:
         self.top = top_lists(none)
         self.ports = port_usage(none, None)
         self.namespaces: list[dict[str, Any]] = []
+        self.time_wait: TimeWait | None = None
 
     def is_due(self, connections: int) -> bool:
         """Whether to look now: each time, or, with very many connections, some times of many."""
@@ -255,12 +263,8 @@ class Survey:
         """Looks through the connections: shape (n,), OPEN_DTYPE."""
         at_home = connections["netns"] == home_netns
         self.top = top_lists(connections)
-        self.ports = port_usage(take(connections, at_home), sample.ports if sample is not None else None, time_wait_of(with_table))
+        self.ports = port_usage(take(connections, at_home), sample.ports if sample is not None else None, self.time_wait)
         self.namespaces = namespace_rows(take(connections, ~at_home), with_table)
-
-
-def time_wait_of(sample: Reconciliation | None) -> SocketArray | None:
-    return sample.dump.time_wait if sample is not None and sample.dump is not None else None
 
 
 def namespace_rows(connections: ConnectionArray, sample: Reconciliation | None) -> list[dict[str, Any]]:

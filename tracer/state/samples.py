@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.events.schema import STATES, State
+from tracer.state.waiting import TimeWait
 
 #: A full socket of the kernel's table. tgid 0: no owner was looked for or found; inode 0: no process holds it.
 SOCKET_DTYPE = np.dtype(
@@ -120,7 +121,6 @@ class SocketDump:
         minis: mini-sockets shown as FIN_WAIT2.
         source: "sock_diag" or "proc_net".
         owners: the owners of all sockets that a table shortly before it had were looked for.
-        time_wait: the sockets in TIME_WAIT, which hold their local ports; None where they are too many to be read.
     """
 
     readings: tuple[Reading, ...]
@@ -129,7 +129,6 @@ class SocketDump:
     minis: int
     source: str
     owners: bool = False
-    time_wait: SocketArray | None = None
 
     @property
     def begin_ns(self) -> int:
@@ -184,6 +183,7 @@ class Reconciliation:
         snmp: the Tcp line of snmp and the TcpExt line of netstat, by key; likewise.
         dump: the socket table, in some of the samples.
         ports: the ephemeral ports, where they can be read.
+        time_wait: what the sockets in TIME_WAIT hold, in those of the samples with which they were looked at.
         namespaces: other network namespaces, by inode number.
         problems: what could not be read, and why, each once.
         cost_s: CPU seconds that taking this sample cost; the search for owners at the start is not among them.
@@ -197,6 +197,7 @@ class Reconciliation:
     snmp: dict[str, int] = field(default_factory=dict)
     dump: SocketDump | None = None
     ports: PortRange | None = None
+    time_wait: TimeWait | None = None
     namespaces: dict[int, NamespaceSample] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     cost_s: float = 0.0

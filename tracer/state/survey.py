@@ -9,11 +9,12 @@ import numpy.typing as npt
 from tracer.events.addresses import address_text
 from tracer.events.records import take
 from tracer.state.connections import ConnectionArray
-from tracer.state.counting import distinct
+from tracer.state.counting import distinct, sums
 from tracer.state.outcomes import Direction
-from tracer.state.samples import PortRange, SocketArray
+from tracer.state.samples import PortRange
 from tracer.state.sockets import PidSource
 from tracer.state.tuples import mix
+from tracer.state.waiting import DESTINATION_DTYPE, PORTS, TimeWait, destination_keys
 
 TOP = 10
 
@@ -54,7 +55,7 @@ def top_addresses(addresses: npt.NDArray[np.void], limit: int = TOP) -> list[tup
     return [(address_text(addresses[first[i]].tobytes()), int(counts[i])) for i in order]
 
 
-def port_usage(connections: ConnectionArray, ports: PortRange | None, time_wait: SocketArray | None = None) -> dict[str, Any]:
+def port_usage(connections: ConnectionArray, ports: PortRange | None, time_wait: TimeWait | None = None) -> dict[str, Any]:
     """
     The ephemeral ports: the range, how many there are and are in use, and the destinations that use most of them.
 
@@ -63,38 +64,38 @@ def port_usage(connections: ConnectionArray, ports: PortRange | None, time_wait:
     Args:
         connections: shape (n,), OPEN_DTYPE, of the home namespace.
         ports: the range; None where it cannot be read.
-        time_wait: shape (m,), SOCKET_DTYPE: the sockets in TIME_WAIT at the last look; None where that is not known, and those are missing.
+        time_wait: what the sockets in TIME_WAIT hold; None where that is not known, and those are missing.
     """
-    waiting = None if time_wait is None else len(time_wait)
+    waiting = time_wait.total if time_wait is not None else None
     if ports is None:
         return {"range": None, "available": None, "used": None, "usage_ratio": None, "time_wait": waiting, "by_destination": []}
-    ours = take(connections, connections["direction"] != Direction.PASSIVE)
-    sport, dport, daddr = (
-        np.concatenate([part[name] for part in (ours, time_wait) if part is not None]) for name in ("sport", "dport", "daddr")
-    )
-    inside = (sport >= ports.low) & (sport <= ports.high)
-    sport, dport, daddr = sport[inside], dport[inside], daddr[inside]
-    used = int(np.count_nonzero(np.bincount(sport, minlength=1)))
+    ours = (connections["direction"] != Direction.PASSIVE) & (connections["sport"] >= ports.low) & (connections["sport"] <= ports.high)
+    users = take(connections, np.flatnonzero(ours))
+    held = time_wait.held() if time_wait is not None else np.zeros(PORTS, dtype=np.bool_)
+    held[users["sport"]] = True
+    used = int(np.count_nonzero(held[ports.low : ports.high + 1]))
     return {
         "range": [ports.low, ports.high],
         "available": ports.available,
         "used": used,
         "usage_ratio": ratio(used, ports.available),
         "time_wait": waiting,
-        "by_destination": destinations(dport, daddr, ports.available),
+        "by_destination": destinations(users, time_wait, ports.available),
     }
 
 
-def destinations(dport: npt.NDArray[np.uint16], daddr: npt.NDArray[np.void], available: int) -> list[dict[str, Any]]:
-    """The destinations that the most local ports are used for, all of shape (n,)."""
-    halves = np.ascontiguousarray(daddr).view("<u8").reshape(-1, 2)
-    keys = mix(np.column_stack([halves, dport.astype(np.uint64)]))
-    _, first, counts = distinct(keys)
+def destinations(users: ConnectionArray, time_wait: TimeWait | None, available: int) -> list[dict[str, Any]]:
+    """The destinations that the most local ports are used for, by the connections of shape (n,) and by those in TIME_WAIT."""
+    waiting = time_wait.destinations if time_wait is not None else np.zeros(0, dtype=DESTINATION_DTYPE)
+    addresses = np.concatenate([users["daddr"], waiting["address"]])
+    ports = np.concatenate([users["dport"], waiting["port"]])
+    weights = np.concatenate([np.ones(len(users), dtype=np.int64), waiting["held"].astype(np.int64)])
+    first, counts = sums(destination_keys(addresses, ports), weights)
     order = np.argsort(-counts, kind="stable")[:TOP]
     return [
         {
-            "address": address_text(daddr[first[i]].tobytes()),
-            "port": int(dport[first[i]]),
+            "address": address_text(addresses[first[i]].tobytes()),
+            "port": int(ports[first[i]]),
             "used": int(counts[i]),
             "usage_ratio": ratio(int(counts[i]), available),
         }

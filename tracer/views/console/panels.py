@@ -182,7 +182,9 @@ def ports(picture: Picture, width: int, rows: int, look: Look) -> list[Text]:
     title.append(f"{share:.1%}", usage_style(share, look))
     title.truncate(width)
     lines = [title]
-    for row in usage["by_destination"][: rows - 1]:
+    if usage.get("time_wait") is None and picture.snapshot.states.get("TIME_WAIT"):
+        lines.append(text("  without those that TIME_WAIT holds", width, look.theme.quiet))
+    for row in usage["by_destination"][: rows - len(lines)]:
         end = short_endpoint_text(row["address"], row["port"], max(width - 17, 12))
         line = text(f"  {end:<{max(width - 17, 12)}}{row['used']:>8,} ", width)
         lines.append(line.append(f"{row['usage_ratio'] or 0:>5.1%}", usage_style(row["usage_ratio"] or 0.0, look)))
