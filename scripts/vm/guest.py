@@ -3,7 +3,8 @@
 One guest: an emulated machine with another kernel on this machine's root file system, which it cannot change.
 
 What goes in and comes out lies in one shared folder: the clone as an archive (thousands of small files take minutes over 9p, and the
-tests want to write), and afterwards what was printed, the results, the kernel's log and the exit code.
+tests want to write), another of the programs that it uses, and afterwards what was printed, the results, the kernel's log and the exit
+code.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernels import ROOT, Host, Kernel
+from memory import archive_programs
 
 INSIDE = Path(__file__).with_name("inside")
 #: What the tests do not need and the guest would have to carry.
@@ -94,6 +96,7 @@ def run_guest(guest: Guest, lab: Path) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="tcptrace-vmtest-", dir="/tmp") as folder:
         share = Path(folder)
         archive_clone(share / "clone.tar")
+        archive_programs(share / "memory.tar", share / "memory.txt")
         shutil.copy(INSIDE, share / "inside")
         (share / "hooks.json").write_text(json.dumps(guest.kernel.hooks))
         (share / "host").write_text(guest.host.name)

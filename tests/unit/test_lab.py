@@ -21,7 +21,7 @@ SCRIPTS = ROOT / "scripts" / "vm"
 def lab(monkeypatch):
     """Imports a module of the lab, which are scripts and no package."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    names = ("guest", "kernels", "lab", "packages", "table")
+    names = ("guest", "kernels", "lab", "memory", "packages", "table")
     yield importlib.import_module
     for name in names:
         sys.modules.pop(name, None)
