@@ -3,7 +3,8 @@
 One guest: an emulated machine with another kernel on this machine's root file system, which it cannot change.
 
 What goes in and comes out lies in one shared folder: the clone as an archive (thousands of small files take minutes over 9p, and the
-tests want to write), and afterwards what was printed, the results, the kernel's log and the exit code.
+tests want to write), another of the programs that it uses, and afterwards what was printed, the results, the kernel's log and the exit
+code.
 """
 
 import contextlib
@@ -18,12 +19,41 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels import ROOT, Kernel
+from kernels import ROOT, Host, Kernel
+from memory import archive_programs
 
 INSIDE = Path(__file__).with_name("inside")
 #: What the tests do not need and the guest would have to carry.
-LEFT_OUT = frozenset({".git", "mypy", "mypyc", "ruff", "pip", "setuptools", "ast_serialize", ".mypy_cache", ".ruff_cache", ".hypothesis"})
-LEFT_OUT_ENDS = ("__mypyc.cpython-311-x86_64-linux-gnu.so", "/numpy/f2py")
+LEFT_OUT = frozenset(
+    {
+        *(".git", ".mypy_cache", ".ruff_cache", ".hypothesis"),
+        *("mypy", "mypyc", "ruff", "pip", "setuptools", "ast_serialize"),
+        *("polars", "_polars_runtime_32", "duckdb", "_duckdb.cpython-311-x86_64-linux-gnu.so"),
+    }
+)
+LEFT_OUT_ENDS = ("__mypyc.cpython-311-x86_64-linux-gnu.so", "/numpy/f2py", "/pyarrow/include", "/pyarrow/tests")
+#: What makes an emulated CPU faster. Its string instructions (erms; flag 112 is rep_good in arch/x86/include/asm/cpufeatures.h) go
+#: byte by byte or word by word, each a jump: without them kernel and libc copy in loops that are translated once. Page tables of five
+#: levels take one look more. Its counter of cycles is the host's, the same on each CPU; without that word the kernel reads the time
+#: from an emulated device. With libraries at the same addresses in each process, what was translated of them is found again.
+EMULATED_CPU = "-cpu max,-erms,-la57"
+EMULATED_KERNEL = ("clearcpuid=112", "tsc=reliable", "norandmaps")
+
+
+@dataclass(frozen=True)
+class Guest:
+    """What to boot, and what to do there: pytest's arguments, for *time_limit_s* seconds at most; kvm: not emulated."""
+
+    kernel: Kernel
+    image: Path
+    host: Host
+    pytest_arguments: list[str]
+    time_limit_s: float
+    kvm: bool = False
+
+    @property
+    def name(self) -> str:
+        return "-".join(filter(None, (self.kernel.name, self.host.name)))
 
 
 @dataclass(frozen=True)
@@ -45,35 +75,38 @@ def archive_clone(target: Path) -> None:
         archive.add(ROOT, ".", filter=chosen)
 
 
-def command(lab: Path, image: Path, share: Path, kvm: bool, pytest_arguments: list[str]) -> list[str]:
+def command(lab: Path, guest: Guest, share: Path) -> list[str]:
     """What boots the guest. Without mitigations, which cost an emulated CPU half its time."""
-    words = shlex.join(("bash", str(share / "inside"), str(share), *pytest_arguments))
-    emulation = [] if kvm else ["--disable-kvm"]
+    words = shlex.join(("bash", str(share / "inside"), str(share), *guest.pytest_arguments))
+    emulation = [] if guest.kvm else ["--disable-kvm", f"--qemu-opts={EMULATED_CPU}"]
+    append = ["mitigations=off", *(() if guest.kvm else EMULATED_KERNEL), guest.host.append]
     return [
         *(str(lab / "venv" / "bin" / "vng"), "--verbose", "--force-9p", *emulation),
-        *("--run", str(image), "--cpus", "2", "--memory", "3G", "--append", "mitigations=off"),
+        *("--run", str(guest.image), "--cpus", "2", "--memory", "3G", "--append", " ".join(append).strip()),
         *("--cwd", "/", f"--rwdir={share}", "--exec", words),
     ]
 
 
-def run_guest(kernel: Kernel, image: Path, lab: Path, pytest_arguments: list[str], time_limit_s: float, kvm: bool) -> Outcome:
-    """Boots the kernel, runs the tests in it, and ends it after *time_limit_s* seconds at the latest; *kvm*: not emulated."""
-    results = lab / "results" / kernel.name
+def run_guest(guest: Guest, lab: Path) -> Outcome:
+    """Boots the kernel, runs the tests in it, and ends it when its time is over."""
+    results = lab / "results" / guest.name
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir(parents=True)
     # Below /tmp, which a guest sees as the host's.
     with tempfile.TemporaryDirectory(prefix="tcptrace-vmtest-", dir="/tmp") as folder:
         share = Path(folder)
         archive_clone(share / "clone.tar")
+        archive_programs(share / "memory.tar", share / "memory.txt")
         shutil.copy(INSIDE, share / "inside")
-        (share / "hooks.json").write_text(json.dumps(kernel.hooks))
+        (share / "hooks.json").write_text(json.dumps(guest.kernel.hooks))
+        (share / "host").write_text(guest.host.name)
         with (results / "console.log").open("wb") as console:
-            boot(command(lab, image, share, kvm, pytest_arguments), lab, console.fileno(), time_limit_s)
+            boot(command(lab, guest, share), lab, console.fileno(), guest.time_limit_s)
         for name in ("exit-code", "output.txt", "results.xml", "doctor.json", "kernel.log"):
             if (share / name).exists():
                 shutil.copy(share / name, results / name)
     code = results / "exit-code"
-    return Outcome(kernel, int(code.read_text()) if code.exists() and code.read_text().strip() else None, results)
+    return Outcome(guest.kernel, int(code.read_text()) if code.exists() and code.read_text().strip() else None, results)
 
 
 def boot(words: list[str], lab: Path, console: int, time_limit_s: float) -> None:

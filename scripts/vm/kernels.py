@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The list of kernels, scripts/kernels.toml."""
+"""The list of kernels and of hosts, scripts/kernels.toml."""
 
 import tomllib
 from dataclasses import dataclass
@@ -25,6 +25,34 @@ class Kernel:
     name: str
     suite: str
     hooks: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Host:
+    """
+    How a guest is booted, whatever its kernel.
+
+    Attributes:
+        name: as people say it, and as the tests that only run there name it; "" for one that refuses nothing.
+        append: further arguments for the kernel.
+    """
+
+    name: str = ""
+    append: str = ""
+
+
+def choose_host(name: str) -> Host:
+    """
+    The host of this name.
+
+    Raises:
+        LabError: there is no such host in the list.
+    """
+    hosts = {row["name"]: Host(**row) for row in tomllib.loads(LIST.read_text())["host"]}
+    hosts[""] = Host()
+    if name not in hosts:
+        raise LabError(f"no host {name} in {LIST}: it has {', '.join(filter(None, hosts))}")
+    return hosts[name]
 
 
 def read_list() -> list[Kernel]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from guest import Outcome, run_guest
-from kernels import Kernel, LabError, choose, read_list
+from guest import Guest, Outcome, run_guest
+from kernels import Kernel, LabError, choose, choose_host, read_list
 from packages import boot_image, fetch
 from table import as_markdown
 
@@ -33,6 +33,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         epilog="Example: scripts/vmtest 6.1 7.2 -- tests/kernel -m guest",
     )
     parser.add_argument("kernels", nargs="*", metavar="KERNEL", help="out of scripts/kernels.toml; all of them if none is given")
+    parser.add_argument("--host", default="", metavar="NAME", help="boot them as this host of the list, and run its own tests")
     parser.add_argument("--list", action="store_true", help="print the kernels and leave")
     parser.add_argument("--refresh", action="store_true", help="get the kernels again, as new as they now are")
     parser.add_argument("--time-limit", type=float, default=5400, metavar="S", help="end a guest after so many seconds (%(default)g)")
@@ -51,13 +52,13 @@ def try_kernel(kernel: Kernel, lab: Path, options: argparse.Namespace, pytest_ar
     Raises:
         LabError: the kernel cannot be had.
     """
-    folder = fetch(kernel, lab, options.refresh)
-    image = boot_image(folder)
-    say(f"{kernel.name}: booting {image}")
+    image = boot_image(fetch(kernel, lab, options.refresh))
+    guest = Guest(kernel, image, choose_host(options.host), pytest_arguments, options.time_limit, options.kvm)
+    say(f"{guest.name}: booting {image}")
     started = time.monotonic()
-    outcome = run_guest(kernel, image, lab, pytest_arguments, options.time_limit, options.kvm)
+    outcome = run_guest(guest, lab)
     how = "ended by the time limit" if outcome.exit_code is None else f"exit code {outcome.exit_code}"
-    say(f"{kernel.name}: {how} after {time.monotonic() - started:.0f} s; see {outcome.results}")
+    say(f"{guest.name}: {how} after {time.monotonic() - started:.0f} s; see {outcome.results}")
     output = outcome.results / "output.txt"
     print(output.read_text() if output.exists() else (outcome.results / "console.log").read_text(errors="replace")[-4000:], flush=True)
     return outcome
@@ -80,6 +81,7 @@ def main(arguments: list[str]) -> int:
     options, pytest_arguments = parse(arguments[1:])
     try:
         chosen = choose(options.kernels)
+        choose_host(options.host)
     except LabError as error:
         return complain(error, USAGE)
     try:

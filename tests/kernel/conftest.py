@@ -36,6 +36,15 @@ def _kernel_is_able() -> None:
     require(Path("/sys/kernel/btf/vmlinux").exists(), "a kernel with BTF")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the tests of the host that scripts/vmtest has booted, or of one that refuses nothing."""
+    here = os.environ.get("TCPTRACE_HOST", "")
+    marks = {item: item.get_closest_marker("host") for item in items if Path(__file__).parent in item.path.parents}
+    elsewhere = [item for item, mark in marks.items() if here != (mark.args[0] if mark else "")]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in elsewhere]
+
+
 def wait_until(condition: Callable[[], Any], what: str) -> Any:
     """Waits for a condition, not for a time; the limit only ends a test that would never end."""
     deadline = time.monotonic() + TIMEOUT_S

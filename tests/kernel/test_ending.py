@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.conftest import PATIENCE, TIMEOUT_S, wait_until
 from tracer.kernel.counters import SYS_BPF
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,15 +50,15 @@ def test_count_gives_exactly_that_many_events(trace, netns):
     tracer = trace("--count", "17")
     netns.traffic("pairs", count=5)
 
-    assert tracer.process.wait(20) == 0
+    assert tracer.process.wait(TIMEOUT_S) == 0
     assert 17 == len(tracer.events()) == tracer.summary()["written"]
 
 
 def test_duration_ends_it(trace):
     tracer = trace("--duration", "0.3")
 
-    assert tracer.process.wait(20) == 0
-    assert 0.3 <= tracer.summary()["duration_s"] < 5
+    assert tracer.process.wait(TIMEOUT_S) == 0
+    assert 0.3 <= tracer.summary()["duration_s"] < TIMEOUT_S
 
 
 def test_a_closed_pipe_is_a_normal_end(netns):
@@ -87,7 +88,7 @@ def test_a_pipe_shows_an_event_soon_after_it_happened(netns):
         process.communicate()
 
     # The poll is every 50 ms; this is no measurement, it tells flushing from waiting for a full buffer.
-    assert delay_ns < 2_000_000_000
+    assert delay_ns < 2_000_000_000 * PATIENCE
 
 
 def test_two_at_the_same_time_see_the_same(trace, netns):
@@ -108,11 +109,8 @@ def test_no_child_is_left_and_nothing_stays_in_the_kernel_after_kill(trace):
     assert attached
 
     tracer.kill()
-    for _ in range(500):
-        if not attached & loaded_programs():
-            break
-        time.sleep(0.01)  # the kernel frees a program some time after its last user has gone
-    assert not attached & loaded_programs()
+    # The kernel frees a program some time after its last user has gone.
+    wait_until(lambda: not attached & loaded_programs(), "the programs to go")
 
 
 def test_without_root_it_says_so(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.conftest import require, wait_until
+from tests.kernel.conftest import TIMEOUT_S, require, wait_until
 
 TCPSTATES = Path("/usr/sbin/tcpstates")
 CONNECTIONS = 10_000
@@ -50,7 +50,7 @@ class TcpStates:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
-        self.process.wait(20)
+        self.process.wait(TIMEOUT_S)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from functools import partial
 
 import pytest
 
-from tests.kernel.conftest import ROOT, wait_until
+from tests.kernel.conftest import PATIENCE, ROOT, TIMEOUT_S, wait_until
 from tests.kernel.test_truth import Holder
 from tests.unit.recordings import make_info
 from tracer.events.filters import CaptureFilter
@@ -157,8 +157,8 @@ def test_through_a_pipe_to_another_program(netns):
         )
         recorder.stdout.close()
         netns.traffic("pairs", count=2 * COUNT)
-        out, _ = reader.communicate(timeout=30)
-        recorder.wait(30)
+        out, _ = reader.communicate(timeout=TIMEOUT_S)
+        recorder.wait(TIMEOUT_S)
 
     assert 0 == recorder.returncode == reader.returncode
     assert 11 * COUNT == len([e for e in lines(out.decode()) if e["kind"] != "lost"])
@@ -234,7 +234,7 @@ def test_killed_at_any_moment_it_leaves_what_was_there_a_second_before(record, n
         assert [] == reader.condition.damage
         # Batches are taken every 0.1 s and wait for a second at most; the rest is for a busy machine.
         known_ns = batches[-1].now_ns if batches else reader.info.started_ns
-        assert known_ns > killed_ns - 3_000_000_000
+        assert known_ns > killed_ns - 3_000_000_000 * PATIENCE
         out, errors = tcptrace("events", "--format", "json", "--input", path)
         assert sum(map(len, batches)) == len(lines(out))
         assert "its end is missing" in errors
@@ -298,7 +298,7 @@ def test_what_a_disk_that_stalls_costs_is_counted_as_loss(netns, tmp_path, monke
 
     def read_late():
         with open(fifo, "rb") as stream:
-            gate.wait(60)
+            gate.wait(3 * TIMEOUT_S)
             got.append(stream.read())
 
     def record_all(capture):
@@ -315,7 +315,7 @@ def test_what_a_disk_that_stalls_costs_is_counted_as_loss(netns, tmp_path, monke
         gate.set()
         stopping.set()
         for thread in reversed(threads):
-            thread.join(60)
+            thread.join(3 * TIMEOUT_S)
         counters = capture.counters()
     reader = LogReader(io.BytesIO(got[0]), "fifo")
     batches = [item for item in reader.items() if hasattr(item, "events")]

@@ -21,7 +21,7 @@ SCRIPTS = ROOT / "scripts" / "vm"
 def lab(monkeypatch):
     """Imports a module of the lab, which are scripts and no package."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    names = ("guest", "kernels", "lab", "packages", "table")
+    names = ("guest", "kernels", "lab", "memory", "packages", "table")
     yield importlib.import_module
     for name in names:
         sys.modules.pop(name, None)
@@ -40,6 +40,19 @@ def test_an_unknown_kernel_is_one_error_that_names_the_known_ones(lab):
     with pytest.raises(kernels.LabError, match=r"no kernel 9\.9 .*6\.1, 6\.12"):
         kernels.choose(["6.1", "9.9"])
     assert [kernel.name for kernel in kernels.read_list()] == [kernel.name for kernel in kernels.choose([])]
+
+
+def test_a_host_adds_its_arguments_to_the_kernels_and_has_results_of_its_own(lab):
+    kernels, guest = lab("kernels"), lab("guest")
+    (kernel,) = kernels.choose(["6.1"])
+    locked = guest.Guest(kernel, Path("/boot/vmlinuz"), kernels.choose_host("locked-down"), ["tests/kernel"], 1.0)
+    words = guest.command(Path("/lab"), locked, Path("/share"))
+
+    assert "lockdown=confidentiality" in words[words.index("--append") + 1].split()
+    assert "6.1-locked-down" == locked.name
+    assert "6.1" == guest.Guest(kernel, Path("/boot/vmlinuz"), kernels.choose_host(""), [], 1.0).name
+    with pytest.raises(kernels.LabError, match=r"no host open .*locked-down, bare"):
+        kernels.choose_host("open")
 
 
 def test_a_kernel_is_found_in_one_package_or_in_two(lab):

@@ -60,6 +60,16 @@ def test_the_compilers_first_error_is_shown_and_the_rest_kept(load):
 
 
 @pytest.mark.parametrize(
+    "said", ["unknown func bpf_probe_read_kernel#113", "program of this type cannot use helper bpf_probe_read_kernel#113"]
+)
+def test_a_verifier_that_misses_the_helper_for_kernel_memory_tells_of_a_lockdown(load, said):
+    with pytest.raises(HostError, match="locked down") as error:
+        load(f"print({said!r}, file=sys.stderr, flush=True)\n" + fails("load", number="22"))
+
+    assert "lockdown=integrity" in error.value.advice
+
+
+@pytest.mark.parametrize(
     ("code", "text"), [("sys.exit(7)", "exit code 7"), ("os.kill(os.getpid(), 9)", "signal 9"), ("raise ValueError", "exit code 1")]
 )
 def test_a_child_that_dies_is_one_error(load, code, text):

@@ -8,6 +8,7 @@ detaches everything.
 
 import errno
 import os
+import re
 import socket
 import subprocess
 from dataclasses import dataclass
@@ -17,12 +18,15 @@ from typing import Any, BinaryIO
 import msgspec
 
 from tracer.errors import HostError, ProgramError, TcptraceError
-from tracer.kernel.plan import LoadRequest
+from tracer.kernel.plan import LoadRequest, locked_down
 from tracer.kernel.return_probe import ReturnProbe
 
 CHILD = Path(__file__).with_name("loader_child")
 #: It takes half a second; an emulated machine has been seen to take 50.
 TIMEOUT_S = 120.0
+#: What the verifier says of the helper that lockdown takes away, where the mode itself cannot be read; since 6.9 in the second form.
+#: Source: kernel/trace/bpf_trace.c, LOCKDOWN_BPF_READ_KERNEL; kernel/bpf/verifier.c, check_helper_call().
+MISSING_HELPER = re.compile(r"(?:unknown func|cannot use helper) bpf_probe_read_kernel\b")
 #: The kernel passes at most SCM_MAX_FD = 253 in one message.
 MAX_DESCRIPTORS = 253
 MAX_REPLY_BYTES = 1 << 18
@@ -195,6 +199,8 @@ def explain(failure: Failure, log: str) -> TcptraceError:
         )
     if failure.stage == "btf":
         return HostError(failure.message, "use a kernel with CONFIG_DEBUG_INFO_BTF=y, and a BCC with libbpf", log)
+    if failure.stage == "load" and MISSING_HELPER.search(log):
+        return locked_down(log)
     if failure.stage in ("load", "attach") and failure.errno == errno.EPERM:
         return HostError(
             f"the kernel does not let us trace: {failure.message}",

@@ -174,15 +174,22 @@ def check_host(facts: HostFacts) -> None:
     if not facts.privileged:
         raise unprivileged(facts)
     if facts.lockdown == "confidentiality":
-        raise HostError(
-            "the kernel is locked down (confidentiality): BPF may not read kernel memory", "boot with lockdown=integrity or none"
-        )
+        raise locked_down()
     if not facts.btf:
         raise HostError(
             "this kernel has no type information in /sys/kernel/btf/vmlinux", "use a kernel with CONFIG_DEBUG_INFO_BTF=y and /sys mounted"
         )
     if facts.bcc_python is None:
         raise HostError("no Python with BCC was found", "install it: apt-get install python3-bpfcc (elsewhere python3-bcc)")
+
+
+def locked_down(log: str = "") -> HostError:
+    """What to tell whose kernel keeps its memory from BPF."""
+    return HostError(
+        "the kernel is locked down (confidentiality): BPF may not read kernel memory",
+        "boot with lockdown=integrity or none; until then see the sockets by polling: tcptrace live --no-bpf",
+        log,
+    )
 
 
 def unprivileged(facts: HostFacts) -> HostError:
