@@ -18,12 +18,26 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels import ROOT, Kernel
+from kernels import ROOT, Kernel, results_of
 
 INSIDE = Path(__file__).with_name("inside")
 #: What the tests do not need and the guest would have to carry.
 LEFT_OUT = frozenset({".git", "mypy", "mypyc", "ruff", "pip", "setuptools", "ast_serialize", ".mypy_cache", ".ruff_cache", ".hypothesis"})
 LEFT_OUT_ENDS = ("__mypyc.cpython-311-x86_64-linux-gnu.so", "/numpy/f2py")
+
+
+@dataclass(frozen=True)
+class GuestOptions:
+    """
+    Attributes:
+        time_limit_s: a guest is ended after so many seconds.
+        kvm: not emulated.
+        bcc: the suite that BCC comes from, and where it lies unpacked (scripts/bcc/roots.py); None: this machine's own.
+    """
+
+    time_limit_s: float
+    kvm: bool = False
+    bcc: tuple[str, Path] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,19 +70,26 @@ def command(lab: Path, image: Path, share: Path, kvm: bool, pytest_arguments: li
     ]
 
 
-def run_guest(kernel: Kernel, image: Path, lab: Path, pytest_arguments: list[str], time_limit_s: float, kvm: bool) -> Outcome:
-    """Boots the kernel, runs the tests in it, and ends it after *time_limit_s* seconds at the latest; *kvm*: not emulated."""
-    results = lab / "results" / kernel.name
+def archive_bcc(root: Path, target: Path) -> None:
+    with tarfile.open(target, "w") as archive:
+        archive.add(root, ".")
+
+
+def run_guest(kernel: Kernel, image: Path, lab: Path, pytest_arguments: list[str], options: GuestOptions) -> Outcome:
+    """Boots the kernel, runs the tests in it, and ends it when its time is up."""
+    results = results_of(kernel, lab, options.bcc and options.bcc[0])
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir(parents=True)
     # Below /tmp, which a guest sees as the host's.
     with tempfile.TemporaryDirectory(prefix="tcptrace-vmtest-", dir="/tmp") as folder:
         share = Path(folder)
         archive_clone(share / "clone.tar")
+        if options.bcc:
+            archive_bcc(options.bcc[1], share / "bcc.tar")
         shutil.copy(INSIDE, share / "inside")
         (share / "hooks.json").write_text(json.dumps(kernel.hooks))
         with (results / "console.log").open("wb") as console:
-            boot(command(lab, image, share, kvm, pytest_arguments), lab, console.fileno(), time_limit_s)
+            boot(command(lab, image, share, options.kvm, pytest_arguments), lab, console.fileno(), options.time_limit_s)
         for name in ("exit-code", "output.txt", "results.xml", "doctor.json", "kernel.log"):
             if (share / name).exists():
                 shutil.copy(share / name, results / name)

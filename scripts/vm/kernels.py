@@ -27,6 +27,11 @@ class Kernel:
     hooks: dict[str, list[str]]
 
 
+def results_of(kernel: Kernel, lab: Path, bcc: str | None) -> Path:
+    """The folder for what a guest leaves; *bcc*: the suite that BCC comes from, where it is not this machine's own."""
+    return lab / "results" / (f"{kernel.name}-{bcc}" if bcc else kernel.name)
+
+
 def read_list() -> list[Kernel]:
     rows = tomllib.loads(LIST.read_text())["kernel"]
     return [Kernel(row["name"], row["suite"], {"state": row["state"], "accept": row["accept"]}) for row in rows]

@@ -21,7 +21,7 @@ SCRIPTS = ROOT / "scripts" / "vm"
 def lab(monkeypatch):
     """Imports a module of the lab, which are scripts and no package."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    names = ("guest", "kernels", "lab", "packages", "table")
+    names = ("guest", "kernels", "lab", "packages", "roots", "suites", "table")
     yield importlib.import_module
     for name in names:
         sys.modules.pop(name, None)
@@ -124,6 +124,23 @@ def test_slowness_is_told_from_failure(lab):
     codes = {(0, 0): 0, (0, None): 124, (1, None): 1, (1, 0): 1}
 
     assert codes == {ends: exit_code([outcome(None, end, Path()) for end in ends]) for ends in codes}
+
+
+def test_a_guest_with_another_bcc_has_results_of_its_own(lab, tmp_path):
+    kernels = lab("kernels")
+    (kernel,) = kernels.choose(["6.1"])
+
+    assert tmp_path / "results" / "6.1" == kernels.results_of(kernel, tmp_path, None)
+    assert tmp_path / "results" / "6.1-sid" == kernels.results_of(kernel, tmp_path, "sid")
+
+
+def test_a_guest_with_a_bcc_that_is_not_in_the_list_is_a_usage_error():
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "lab.py"), "/nonexistent", "6.1", "--bcc", "potato"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 2
+    assert "no suite potato in" in done.stderr
 
 
 def test_the_list_is_printed_without_root_and_without_a_setup():
