@@ -61,8 +61,9 @@ has_apt() {
 }
 
 # Looks for the file, because importing it takes longer than everything else here. libbcc.py, because PyPI has an unrelated bcc.
+# Whoever names a Python for it has taken care of that.
 has_bcc() {
-  compgen -G '/usr/lib/python3*/*-packages/bcc/libbcc.py' >/dev/null
+  [[ ${TCPTRACE_BCC_PYTHON:-} ]] || compgen -G '/usr/lib/python3*/*-packages/bcc/libbcc.py' >/dev/null
 }
 
 can_import() {

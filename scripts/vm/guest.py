@@ -19,7 +19,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels import ROOT, Host, Kernel
+from kernels import ROOT, Host, Kernel, results_of
 from memory import archive_programs
 
 INSIDE = Path(__file__).with_name("inside")
@@ -42,7 +42,14 @@ EMULATED_KERNEL = ("clearcpuid=112", "tsc=reliable", "norandmaps")
 
 @dataclass(frozen=True)
 class Guest:
-    """What to boot, and what to do there: pytest's arguments, for *time_limit_s* seconds at most; kvm: not emulated."""
+    """
+    What to boot, and what to do there.
+
+    Attributes:
+        pytest_arguments: of the test run, which is ended after *time_limit_s* seconds.
+        kvm: not emulated.
+        bcc: the suite that BCC comes from, and where it lies unpacked (scripts/bcc/roots.py); None: this machine's own.
+    """
 
     kernel: Kernel
     image: Path
@@ -50,10 +57,10 @@ class Guest:
     pytest_arguments: list[str]
     time_limit_s: float
     kvm: bool = False
+    bcc: tuple[str, Path] | None = None
 
-    @property
-    def name(self) -> str:
-        return "-".join(filter(None, (self.kernel.name, self.host.name)))
+    def results(self, lab: Path) -> Path:
+        return results_of(lab, self.kernel, self.host.name, self.bcc[0] if self.bcc else "")
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,14 @@ def command(lab: Path, guest: Guest, share: Path) -> list[str]:
     ]
 
 
+def archive_bcc(root: Path, target: Path) -> None:
+    with tarfile.open(target, "w") as archive:
+        archive.add(root, ".")
+
+
 def run_guest(guest: Guest, lab: Path) -> Outcome:
     """Boots the kernel, runs the tests in it, and ends it when its time is over."""
-    results = lab / "results" / guest.name
+    results = guest.results(lab)
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir(parents=True)
     # Below /tmp, which a guest sees as the host's.
@@ -97,6 +109,8 @@ def run_guest(guest: Guest, lab: Path) -> Outcome:
         share = Path(folder)
         archive_clone(share / "clone.tar")
         archive_programs(share / "memory.tar", share / "memory.txt")
+        if guest.bcc:
+            archive_bcc(guest.bcc[1], share / "bcc.tar")
         shutil.copy(INSIDE, share / "inside")
         (share / "hooks.json").write_text(json.dumps(guest.kernel.hooks))
         (share / "host").write_text(guest.host.name)

@@ -55,6 +55,11 @@ def choose_host(name: str) -> Host:
     return hosts[name]
 
 
+def results_of(lab: Path, kernel: Kernel, host: str = "", bcc: str = "") -> Path:
+    """The folder for what a guest leaves; *bcc*: the suite that BCC comes from, where it is not this machine's own."""
+    return lab / "results" / "-".join(filter(None, (kernel.name, host, bcc)))
+
+
 def read_list() -> list[Kernel]:
     rows = tomllib.loads(LIST.read_text())["kernel"]
     return [Kernel(row["name"], row["suite"], {"state": row["state"], "accept": row["accept"]}) for row in rows]

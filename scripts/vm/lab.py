@@ -7,11 +7,14 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "bcc")]
 
 from guest import Guest, Outcome, run_guest
 from kernels import Kernel, LabError, choose, choose_host, read_list
 from packages import boot_image, fetch
+from roots import fetch_root
+from suites import choose as choose_suites
 from table import as_markdown
 
 KERNEL_TESTS = ["tests/kernel"]
@@ -22,10 +25,15 @@ USAGE = 2
 TOO_SLOW = 124
 
 
+def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Our own arguments, and those for pytest behind "--"; without it all kernel tests."""
+    if "--" not in arguments:
+        return arguments, KERNEL_TESTS
+    return arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+
+
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    own, separator, pytest_arguments = arguments, "", []
-    if "--" in arguments:
-        own, separator, pytest_arguments = arguments[: arguments.index("--")], "--", arguments[arguments.index("--") + 1 :]
+    own, pytest_arguments = split_arguments(arguments)
     parser = argparse.ArgumentParser(
         prog="scripts/vmtest",
         usage="scripts/vmtest [OPTION...] [KERNEL...] [-- PYTEST-ARGUMENT...]",
@@ -38,9 +46,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--refresh", action="store_true", help="get the kernels again, as new as they now are")
     parser.add_argument("--time-limit", type=float, default=5400, metavar="S", help="end a guest after so many seconds (%(default)g)")
     parser.add_argument("--kvm", action="store_true", help="use /dev/kvm; it may be there and not work, as in nested virtual machines")
+    parser.add_argument("--bcc", metavar="SUITE", help="take BCC from another suite of Debian, as scripts/bcctest does")
     parser.add_argument("--markdown", action="store_true", help="print the results of the last runs as a table, and run nothing")
-    options = parser.parse_args(own)
-    return options, pytest_arguments if separator else KERNEL_TESTS
+    return parser.parse_args(own), pytest_arguments
 
 
 def say(text: str) -> None:
@@ -53,12 +61,14 @@ def try_kernel(kernel: Kernel, lab: Path, options: argparse.Namespace, pytest_ar
         LabError: the kernel cannot be had.
     """
     image = boot_image(fetch(kernel, lab, options.refresh))
-    guest = Guest(kernel, image, choose_host(options.host), pytest_arguments, options.time_limit, options.kvm)
-    say(f"{guest.name}: booting {image}")
+    bcc = (options.bcc, fetch_root(options.bcc, lab.with_name("bcctest"), options.refresh)) if options.bcc else None
+    guest = Guest(kernel, image, choose_host(options.host), pytest_arguments, options.time_limit, options.kvm, bcc)
+    name = guest.results(lab).name
+    say(f"{name}: booting {image}")
     started = time.monotonic()
     outcome = run_guest(guest, lab)
     how = "ended by the time limit" if outcome.exit_code is None else f"exit code {outcome.exit_code}"
-    say(f"{guest.name}: {how} after {time.monotonic() - started:.0f} s; see {outcome.results}")
+    say(f"{name}: {how} after {time.monotonic() - started:.0f} s; see {outcome.results}")
     output = outcome.results / "output.txt"
     print(output.read_text() if output.exists() else (outcome.results / "console.log").read_text(errors="replace")[-4000:], flush=True)
     return outcome
@@ -82,6 +92,7 @@ def main(arguments: list[str]) -> int:
     try:
         chosen = choose(options.kernels)
         choose_host(options.host)
+        choose_suites([options.bcc] if options.bcc else [])
     except LabError as error:
         return complain(error, USAGE)
     try:
@@ -89,7 +100,7 @@ def main(arguments: list[str]) -> int:
             print("\n".join(kernel.name for kernel in read_list()))
             return 0
         if options.markdown:
-            print(as_markdown(lab, chosen))
+            print(as_markdown(lab, chosen, options.bcc))
             return 0
         outcomes = [try_kernel(kernel, lab, options, pytest_arguments) for kernel in chosen]
     except LabError as error:

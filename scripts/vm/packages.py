@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Kernels from Debian's packages, unpacked into a folder of their own.
+Debian's packages of any suite, unpacked into a folder of their own: kernels here, BCC in scripts/bcc/roots.py.
 
 Fetched with apt under a configuration that has nothing in common with the machine's but the mirror: own sources, own lists, no
 installed packages.
@@ -54,7 +54,7 @@ def mirror() -> str:
     """
     codename = re.search(r"^VERSION_CODENAME=(\S+)", OS_RELEASE.read_text(), re.MULTILINE)
     if codename is None or not KEYRING.exists():
-        raise LabError("this is no Debian: the kernels are Debian's packages")
+        raise LabError("this is no Debian: what is fetched are Debian's packages")
     query = ("Created-By: Packages", f"Release: {codename[1]}", "Component: main")
     found = run("apt-get", "indextargets", "--format", "$(REPO_URI)", *query).split()
     if not found:
@@ -71,6 +71,14 @@ def configure_apt(folder: Path, suite: str) -> Path:
     configuration = folder / "apt.conf"
     configuration.write_text(APT_CONF.format(folder=folder))
     return configuration
+
+
+def update_lists(apt_conf: Path) -> None:
+    """
+    Raises:
+        LabError: the lists cannot be had. Without this option an update that fetched nothing is none that failed.
+    """
+    run("apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update", apt_conf=apt_conf)
 
 
 def parts_of(metapackage: str, apt_conf: Path) -> list[str]:
@@ -98,8 +106,7 @@ def fetch(kernel: Kernel, lab: Path, refresh: bool = False) -> Path:
     if folder.is_dir() and not refresh:
         return folder
     apt_conf = configure_apt(lab / "apt" / kernel.suite, kernel.suite)
-    # Without this an update that fetched nothing is none that failed.
-    run("apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update", apt_conf=apt_conf)
+    update_lists(apt_conf)
     unfinished = folder.with_suffix(".new")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

@@ -3,19 +3,24 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from kernels import Kernel
+from kernels import Kernel, results_of
 
 FORCED = ("fexit", "kprobe", "syscall")
 HEADINGS = ("kernel", "BCC", "state hook", "accept hook", *(f"`--accept-hook {kind}`" for kind in FORCED), "tests")
 
 
-def as_markdown(lab: Path, kernels: list[Kernel]) -> str:
-    """One row for each kernel with results, of the last run of each."""
-    rows = [row(lab / "results" / kernel.name) for kernel in kernels if (lab / "results" / kernel.name / "results.xml").exists()]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (HEADINGS, ["---"] * len(HEADINGS), *rows))
+def as_markdown(lab: Path, kernels: list[Kernel], bcc: str | None = None) -> str:
+    """One row for each kernel with results, of the last run of each with this machine's BCC, or with that of a suite."""
+    folders = [results_of(lab, kernel, bcc=bcc or "") for kernel in kernels]
+    return in_rows(HEADINGS, [row(folder) for folder in folders if (folder / "results.xml").exists()])
+
+
+def in_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, ["---"] * len(headings), *rows))
 
 
 def row(results: Path) -> list[str]:

@@ -21,7 +21,7 @@ SCRIPTS = ROOT / "scripts" / "vm"
 def lab(monkeypatch):
     """Imports a module of the lab, which are scripts and no package."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    names = ("guest", "kernels", "lab", "memory", "packages", "table")
+    names = ("guest", "kernels", "lab", "memory", "packages", "roots", "suites", "table")
     yield importlib.import_module
     for name in names:
         sys.modules.pop(name, None)
@@ -49,8 +49,8 @@ def test_a_host_adds_its_arguments_to_the_kernels_and_has_results_of_its_own(lab
     words = guest.command(Path("/lab"), locked, Path("/share"))
 
     assert "lockdown=confidentiality" in words[words.index("--append") + 1].split()
-    assert "6.1-locked-down" == locked.name
-    assert "6.1" == guest.Guest(kernel, Path("/boot/vmlinuz"), kernels.choose_host(""), [], 1.0).name
+    assert "6.1-locked-down" == locked.results(Path("/lab")).name
+    assert "6.1" == guest.Guest(kernel, Path("/boot/vmlinuz"), kernels.choose_host(""), [], 1.0).results(Path("/lab")).name
     with pytest.raises(kernels.LabError, match=r"no host open .*locked-down, bare"):
         kernels.choose_host("open")
 
@@ -137,6 +137,23 @@ def test_slowness_is_told_from_failure(lab):
     codes = {(0, 0): 0, (0, None): 124, (1, None): 1, (1, 0): 1}
 
     assert codes == {ends: exit_code([outcome(None, end, Path()) for end in ends]) for ends in codes}
+
+
+def test_a_guest_with_another_bcc_has_results_of_its_own(lab, tmp_path):
+    kernels = lab("kernels")
+    (kernel,) = kernels.choose(["6.1"])
+
+    assert tmp_path / "results" / "6.1" == kernels.results_of(tmp_path, kernel)
+    assert tmp_path / "results" / "6.1-sid" == kernels.results_of(tmp_path, kernel, bcc="sid")
+
+
+def test_a_guest_with_a_bcc_that_is_not_in_the_list_is_a_usage_error():
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "lab.py"), "/nonexistent", "6.1", "--bcc", "potato"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 2
+    assert "no suite potato in" in done.stderr
 
 
 def test_the_list_is_printed_without_root_and_without_a_setup():

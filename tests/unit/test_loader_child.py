@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the loader child works out before it asks the kernel for anything; its modules are scripts for the system's Python."""
 
+import ast
 import errno
 import importlib
+import os
 import sys
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from tracer.kernel.loader import CHILD
 from tracer.kernel.plan import PROGRAM_MACROS
 
-MODULES = ("attach", "bpf", "btf", "prepare", "return_probe", "system")
+MODULES = ("attach", "bpf", "btf", "perf", "prepare", "return_probe", "system")
 
 #: As of a kernel with CONFIG_PREEMPT_LAZY: the common fields take more than the usual 8 bytes.
 FORMAT = """\
@@ -49,6 +51,27 @@ def tracefs(child, tmp_path, monkeypatch):
     (folder / "format").write_text(FORMAT)
     monkeypatch.setattr(child("system"), "EVENT_FOLDERS", (str(tmp_path / "nowhere" / "events"), str(tmp_path / "events")))
     return tmp_path
+
+
+@pytest.mark.parametrize("path", sorted(CHILD.glob("*.py")), ids=lambda path: path.name)
+def test_the_child_is_written_for_the_oldest_python_that_has_a_bcc_with_ring_buffers(path):
+    ast.parse(path.read_text(), feature_version=(3, 8))
+
+
+def test_a_tracepoint_is_looked_for_where_tracefs_is_and_one_that_is_not_there_is_an_error(child, tracefs):
+    with pytest.raises(FileNotFoundError):
+        child("perf").attach_tracepoint(-1, "sock", "inet_sock_set_state")
+    (tracefs / "events" / "sock" / "inet_sock_set_state" / "id").write_text("1532\n")
+    asked = []
+    child("perf").open_event = lambda number: asked.append(number) or os.open(os.devnull, os.O_RDONLY)
+    with pytest.raises(OSError, match="Inappropriate ioctl"):
+        child("perf").attach_tracepoint(-1, "sock", "inet_sock_set_state")
+
+    assert [1532] == asked
+
+
+def test_a_perf_event_is_asked_for_with_the_first_version_of_its_attributes(child):
+    assert 64 == child("perf").ATTRIBUTES.size  # PERF_ATTR_SIZE_VER0
 
 
 def test_offsets_are_those_of_the_format_file_not_the_usual_ones(child, tracefs):

@@ -30,6 +30,8 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="The report as JSON
 
     The programs are really loaded and attached, and detached again. Exit code 3 where tracing is not possible.
 
+    BCC is that of the Python which the environment variable TCPTRACE_BCC_PYTHON names, else of tcptrace's own or of the system's.
+
     Example: sudo tcptrace doctor
     """
     facts = probe()

@@ -12,6 +12,8 @@ BTF = Path("/sys/kernel/btf/vmlinux")
 TRACEFS_FOLDERS = (Path("/sys/kernel/tracing/events"), Path("/sys/kernel/debug/tracing/events"))
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 SYSTEM_PYTHON = Path("/usr/bin/python3")
+#: Environment variable: another interpreter that has bcc, as where BCC was built for a Python of its own.
+PYTHON_VARIABLE = "TCPTRACE_BCC_PYTHON"
 
 #: Bits of CapEff. Source: include/uapi/linux/capability.h.
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
@@ -105,10 +107,13 @@ def cpu_count(possible: str) -> int:
 
 def find_bcc_python() -> str | None:
     """
-    An interpreter that can import bcc: this one, else the system's, where distributions put it.
+    An interpreter that can import bcc: the one that the user names, else this one, else the system's, where distributions put it.
 
     Another package on PyPI is called bcc too; BCC's own is known by its libbcc module.
     """
+    named = os.environ.get(PYTHON_VARIABLE)
+    if named:
+        return named
     spec = importlib.util.find_spec("bcc")
     if spec and spec.submodule_search_locations and any((Path(p) / "libbcc.py").exists() for p in spec.submodule_search_locations):
         return sys.executable

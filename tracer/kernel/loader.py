@@ -198,7 +198,7 @@ def explain(failure: Failure, log: str) -> TcptraceError:
             f"BCC is not installed ({failure.message})", "install it: apt-get install python3-bpfcc (elsewhere python3-bcc)", log
         )
     if failure.stage == "btf":
-        return HostError(failure.message, "use a kernel with CONFIG_DEBUG_INFO_BTF=y, and a BCC with libbpf", log)
+        return HostError(failure.message, "use a kernel with CONFIG_DEBUG_INFO_BTF=y", log)
     if failure.stage == "load" and MISSING_HELPER.search(log):
         return locked_down(log)
     if failure.stage in ("load", "attach") and failure.errno == errno.EPERM:

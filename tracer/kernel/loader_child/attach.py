@@ -6,6 +6,7 @@ import errno
 import os
 
 from btf import BtfError
+from perf import attach_tracepoint
 from return_probe import ReturnProbe
 
 from bpf import attach_tracing, load_fexit
@@ -98,8 +99,10 @@ class Attacher:
         return self._checked(target, self._lib.bpf_attach_raw_tracepoint(fd, target.encode()))
 
     def _tracepoint(self, _, fd, target):
-        category, name = target.encode().split(b":")
-        return self._checked(target, self._lib.bpf_attach_tracepoint(fd, category, name))
+        try:
+            return attach_tracepoint(fd, *target.split(":"))
+        except OSError as error:
+            raise HookError("attach", "%s: %s" % (target, error.strerror), error.errno) from error
 
     def _fexit(self, _, fd, target):
         try:

@@ -14,7 +14,7 @@ MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 
 TRACEFS = "/sys/kernel/tracing"
-#: Where bcc 0.26 looks, in its order; on old hosts tracefs is only reached through debugfs.
+#: On old hosts tracefs is only reached through debugfs.
 EVENT_FOLDERS = (TRACEFS + "/events", "/sys/kernel/debug/tracing/events")
 
 
