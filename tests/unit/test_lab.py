@@ -3,6 +3,7 @@
 
 import importlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,25 @@ def test_the_archive_has_the_programs_and_the_tests_and_not_what_they_do_not_nee
 
     assert {"./bpf/tcptrace.bpf.c", "./tests/kernel/test_able.py", "./tracer/__main__.py", "./pyproject.toml"} <= set(names)
     assert not any("/.git/" in name or "/mypy/" in name for name in names)
+
+
+def test_a_guest_gets_the_programs_it_runs_with_all_that_they_load(lab, tmp_path, monkeypatch):
+    memory = lab("memory")
+    folder = tmp_path / "modules"
+    for name in ("json/a.py", "test/b.py"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+    monkeypatch.setattr(memory, "PROGRAMS", ("sh", "no-such-program"))
+    monkeypatch.setattr(memory, "FOLDERS", (str(folder), "/no/such/folder"))
+    memory.archive_programs(tmp_path / "memory.tar", tmp_path / "memory.txt")
+    with tarfile.open(tmp_path / "memory.tar") as archive:
+        names = {f"/{name}" for name in archive.getnames()}
+
+    listed = set((tmp_path / "memory.txt").read_text().splitlines())
+    assert {str(Path(shutil.which("sh")).resolve()), str(folder)} <= listed <= names
+    assert any("/libc.so" in path for path in listed)
+    assert f"{folder}/json/a.py" in names
+    assert not any("/test/b.py" in name for name in names)
 
 
 RESULTS = """<testsuites><testsuite>
