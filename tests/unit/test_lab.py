@@ -121,14 +121,18 @@ def test_the_table_tells_what_passed_failed_and_was_not_run(lab, tmp_path):
     assert len(lines) == 3
 
 
+def has_gone(pid):
+    """It has ended, if nobody has asked for its status yet."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout.strip()
+    return state == "" or state.startswith("Z")
+
+
 def test_a_guest_that_hangs_is_ended_with_all_it_has_started(lab, tmp_path):
     script = f"sleep 600 & echo $! >{tmp_path}/child; wait"
     with (tmp_path / "console").open("wb") as console:
         lab("guest").boot(["bash", "-c", script], tmp_path, console.fileno(), 2)
 
-    child = int((tmp_path / "child").read_text())
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True, check=False).stdout.strip()
-    assert state == "" or state.startswith("Z")
+    wait_until(lambda: has_gone(int((tmp_path / "child").read_text())), "the child to end")
 
 
 BOOT = """
@@ -147,9 +151,7 @@ def test_a_lab_that_is_ended_leaves_no_guest_behind(tmp_path):
     process.terminate()
 
     assert process.wait(20) == 128 + signal.SIGTERM
-    child = int((tmp_path / "child").read_text())
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True, check=False).stdout.strip()
-    assert state == "" or state.startswith("Z")
+    wait_until(lambda: has_gone(int((tmp_path / "child").read_text())), "the child to end")
 
 
 def test_slowness_is_told_from_failure(lab):
