@@ -52,7 +52,7 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
         value = condition()
         if value:
             return value
-        time.sleep(0.01)
+        time.sleep(0.01 * PATIENCE)
     raise AssertionError(f"waited {TIMEOUT_S:g} s in vain for {what}")
 
 

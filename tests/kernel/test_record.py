@@ -73,6 +73,7 @@ def test_a_replay_gives_the_snapshots_of_the_live_run(record, netns):
     wait_until(lambda: len(tracer.events()) >= 2, "two pictures")
     netns.traffic("refused", count=COUNT)
     netns.traffic("reset", count=COUNT)
+    wait_until(lambda: (tracer.events()[-1]["drift"] or {}).get("table"), "a look at the kernel's table")
     seen = without_self(tracer.stop())
     for command in (("live", "--json", "--input", path), ("replay", "--json", "--speed", "max", path)):
         replayed = without_self(lines(tcptrace(*command)[0]))

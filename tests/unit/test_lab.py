@@ -3,6 +3,7 @@
 
 import importlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +74,25 @@ def test_the_archive_has_the_programs_and_the_tests_and_not_what_they_do_not_nee
     assert not any("/.git/" in name or "/mypy/" in name for name in names)
 
 
+def test_a_guest_gets_the_programs_it_runs_with_all_that_they_load(lab, tmp_path, monkeypatch):
+    memory = lab("memory")
+    folder = tmp_path / "modules"
+    for name in ("json/a.py", "test/b.py"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+    monkeypatch.setattr(memory, "PROGRAMS", ("sh", "no-such-program"))
+    monkeypatch.setattr(memory, "FOLDERS", (str(folder), "/no/such/folder"))
+    memory.archive_programs(tmp_path / "memory.tar", tmp_path / "memory.txt")
+    with tarfile.open(tmp_path / "memory.tar") as archive:
+        names = {f"/{name}" for name in archive.getnames()}
+
+    listed = set((tmp_path / "memory.txt").read_text().splitlines())
+    assert {str(Path(shutil.which("sh")).resolve()), str(folder)} <= listed <= names
+    assert any("/libc.so" in path for path in listed)
+    assert f"{folder}/json/a.py" in names
+    assert not any("/test/b.py" in name for name in names)
+
+
 RESULTS = """<testsuites><testsuite>
 <testcase name="a[fexit]"/><testcase name="a[kprobe]"><failure/></testcase><testcase name="b[kprobe]"/>
 <testcase name="c"><skipped/></testcase></testsuite></testsuites>"""
@@ -101,14 +121,18 @@ def test_the_table_tells_what_passed_failed_and_was_not_run(lab, tmp_path):
     assert len(lines) == 3
 
 
+def has_gone(pid):
+    """It has ended, if nobody has asked for its status yet."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout.strip()
+    return state == "" or state.startswith("Z")
+
+
 def test_a_guest_that_hangs_is_ended_with_all_it_has_started(lab, tmp_path):
     script = f"sleep 600 & echo $! >{tmp_path}/child; wait"
     with (tmp_path / "console").open("wb") as console:
         lab("guest").boot(["bash", "-c", script], tmp_path, console.fileno(), 2)
 
-    child = int((tmp_path / "child").read_text())
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True, check=False).stdout.strip()
-    assert state == "" or state.startswith("Z")
+    wait_until(lambda: has_gone(int((tmp_path / "child").read_text())), "the child to end")
 
 
 BOOT = """
@@ -127,9 +151,7 @@ def test_a_lab_that_is_ended_leaves_no_guest_behind(tmp_path):
     process.terminate()
 
     assert process.wait(20) == 128 + signal.SIGTERM
-    child = int((tmp_path / "child").read_text())
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True, check=False).stdout.strip()
-    assert state == "" or state.startswith("Z")
+    wait_until(lambda: has_gone(int((tmp_path / "child").read_text())), "the child to end")
 
 
 def test_slowness_is_told_from_failure(lab):
