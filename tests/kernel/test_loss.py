@@ -3,8 +3,11 @@
 
 import contextlib
 import ctypes
+import os
+import platform
 import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -130,6 +133,10 @@ def test_a_filling_ring_wakes_its_reader_before_the_poll_is_due(netns):
     assert sizes[0] > 256
 
 
+#: Under load the kernel itself leaves these out for some connections at once: its tracepoint is not hit (README, "What the numbers mean").
+UNSAID = {("FIN_WAIT1", "FIN_WAIT2"), ("FIN_WAIT2", "CLOSE")}
+
+
 def test_what_a_softirq_makes_the_kernel_skip_is_rescued_or_counted(start, netns):
     """With one program alone some tens of these are skipped; see bpf/tcptrace.bpf.c, on_set_state_nested."""
     count = 10_007
@@ -140,10 +147,51 @@ def test_what_a_softirq_makes_the_kernel_skip_is_rescued_or_counted(start, netns
     tracer.end()
     changes = Counter((e["old"], e["new"]) for e in tracer.events() if e["kind"] == "state" and e["dport"])
 
-    missing = 10 * count - changes.total()
+    missing = sum(count - seen for change, seen in changes.items() if change not in UNSAID)
     summary = tracer.summary()
     assert 10 == len(changes)
     assert max(changes.values()) <= count
     # What is skipped is not known by namespace: on a busy host it may be more than ours.
     assert 0 <= missing <= summary["lost"] == summary["lost_by_reason"].get("reentered", 0)
     assert missing <= summary["rescued"]
+
+
+SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+BPF_ENABLE_STATS = 32
+
+
+@contextlib.contextmanager
+def programs_counted():
+    """The kernel counts meanwhile how often each program runs; source: bpf(2), BPF_ENABLE_STATS, v5.8."""
+    run_time_stats = ctypes.create_string_buffer(4)
+    fd = ctypes.CDLL(None, use_errno=True).syscall(SYS_BPF, BPF_ENABLE_STATS, run_time_stats, len(run_time_stats))
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def most_hits():
+    """How often the kernel came to that of this process's programs that it came to most often, whether it ran or was skipped."""
+    found = []
+    for fd in Path("/proc/self/fdinfo").iterdir():
+        with contextlib.suppress(OSError):
+            fields = dict(line.split(":", 1) for line in fd.read_text().splitlines() if ":" in line)
+            if "run_cnt" in fields:
+                found.append(int(fields["run_cnt"]) + int(fields.get("recursion_misses", 0)))  # counted since v5.12
+    return max(found)
+
+
+def test_each_hit_of_the_tracepoint_is_one_event_or_counted_as_lost(netns):
+    def at_rest():
+        before, counters, after = most_hits(), counted_at_rest(capture), most_hits()
+        return (counters, after) if counters and before == after else None
+
+    with programs_counted(), begin(CapturePlan(CaptureFilter(netns=netns.inode), 32 << 20)).wait() as capture:
+        netns.traffic("pairs", count=10_007)
+        counters, hits = wait_until(at_rest, "a moment without an event anywhere on the host")
+
+    told = int(counters.transitions.sum()) + counters.other_protocols
+    assert hits > 80_000
+    assert 0 <= hits - told <= counters.lost["reentered"]
