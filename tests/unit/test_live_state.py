@@ -20,7 +20,7 @@ from tracer.state.live import LiveState, Subject
 from tracer.state.samples import NamespaceSample, PortRange, Reading, Reconciliation, SocketDump
 from tracer.state.snapshot import SelfUse, to_json
 from tracer.state.survey import port_usage, top_lists
-from tracer.state.waiting import time_wait_of
+from tracer.state.waiting import Holders
 
 MS = 1_000_000
 USE = SelfUse(0.1, 2, 0.3)
@@ -309,6 +309,12 @@ def test_ports_are_used_by_destination_and_not_by_accepted_connections():
 
     assert (8, 4, 0.5) == (usage["available"], usage["used"], usage["usage_ratio"])
     assert [(443, 3, 0.375), (80, 2, 0.25)] == [(d["port"], d["used"], d["usage_ratio"]) for d in usage["by_destination"]]
+
+
+def time_wait_of(total, holding):
+    holders = Holders()
+    holders.add(total, holding["sport"], holding["dport"], holding["daddr"])
+    return holders.time_wait()
 
 
 def test_where_the_port_range_is_not_known_its_use_is_not_either():

@@ -4,6 +4,7 @@
 import itertools
 import os
 import socket
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from tracer.reconcile.namespaces import names_of_ip_netns, namespaces_of_process
 from tracer.reconcile.reconciler import MARGIN, MAX_PERIOD_S, MAX_SHARE, TABLE_PERIOD_S, Pace, Reconciler
 from tracer.reconcile.sampling import Sampler
 from tracer.state.samples import PortRange, Reading, Reconciliation
-from tracer.state.waiting import time_wait_of
+from tracer.state.waiting import Holders
 
 SNMP = """\
 Ip: Forwarding DefaultTTL
@@ -169,7 +170,7 @@ def test_sockets_in_time_wait_are_looked_at_more_seldom_the_more_there_are(monke
     def look(ports):
         looked.append(next(cpu))
         assert ports is not None
-        return time_wait_of(len(looked), np.zeros(0, dtype=sock_diag.HOLDER_DTYPE))
+        return replace(Holders().time_wait(), total=len(looked))
 
     monkeypatch.setattr(sock_diag, "read_time_wait", look)
     monkeypatch.setattr(sampling.time, "thread_time", lambda: next(cpu))

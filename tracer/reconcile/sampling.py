@@ -11,11 +11,11 @@ import numpy as np
 from tracer.events.records import take
 from tracer.reconcile import namespaces, proc_net, sock_diag
 from tracer.reconcile.owners import PSUTIL_SOCKETS, copy_owners, find_owners, in_home_namespace
-from tracer.reconcile.sock_diag import HOLDER_DTYPE, Table
+from tracer.reconcile.sock_diag import Table
 from tracer.state.counting import is_among
 from tracer.state.samples import SOCKET_DTYPE, NamespaceSample, Reading, Reconciliation, SocketArray, SocketDump, Totals, reading_of
 from tracer.state.tuples import Keys, tuple_keys
-from tracer.state.waiting import TimeWait, time_wait_of
+from tracer.state.waiting import TimeWait, too_many
 
 #: Readings after a dump: where traffic never rests, one of them may fall between two events.
 READINGS_AFTER = 16
@@ -128,7 +128,7 @@ class Sampler:
         if minis is None or time.monotonic() < self._waiting_due:
             return None
         if minis > TIME_WAIT_LIMIT:
-            return time_wait_of(None, np.zeros(0, dtype=HOLDER_DTYPE))
+            return too_many()
         started = time.thread_time()
         try:
             found = sock_diag.read_time_wait(sample.ports)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from tracer.events.addresses import V4_PREFIX
 from tracer.events.schema import State
 from tracer.state.samples import SOCKET_DTYPE, PortRange, SocketArray
-from tracer.state.waiting import TimeWait, time_wait_of
+from tracer.state.waiting import Holders, TimeWait
 
 T = TypeVar("T")
 
@@ -72,9 +72,6 @@ SYN_RECV_STATES = 1 << State.SYN_RECV
 #: Asks for INET_DIAG_MEMINFO, which the kernel has for full sockets only.
 WITH_MEMORY = 1
 MEMORY_INFO = 1
-
-#: As waiting.time_wait_of() takes it.
-HOLDER_DTYPE = np.dtype([("daddr", "V16"), ("sport", "<u2"), ("dport", "<u2")])
 
 #: inet_diag_msg.idiag_timer of a mini-socket, which is reported under the FIN_WAIT2 that it stands in for.
 TIMER_MINI_SOCKET = 3
@@ -128,26 +125,22 @@ def read_time_wait(ports: PortRange | None) -> TimeWait:
     Raises:
         OSError: as read_table().
     """
+    holders = Holders()
     with open_netlink() as netlink:
-        found = [
-            dump(netlink, family, 1 << State.TIME_WAIT, 0, lambda runs: holders(runs, ports))
-            for family in (socket.AF_INET, socket.AF_INET6)
-        ]
-    return time_wait_of(sum(total for total, _ in found), np.concatenate([part for _, part in found]))
+        for family in (socket.AF_INET, socket.AF_INET6):
+            holders.join(dump(netlink, family, 1 << State.TIME_WAIT, 0, lambda runs: hold(runs, ports)))
+    return holders.time_wait()
 
 
-def holders(runs: Iterable["Dump"], ports: PortRange | None) -> tuple[int, npt.NDArray[np.void]]:
-    """How many sockets there are, and those with one of these ports: shape (n,), HOLDER_DTYPE, 20 bytes each instead of 88."""
-    total, parts = 0, [np.zeros(0, dtype=HOLDER_DTYPE)]
+def hold(runs: Iterable["Dump"], ports: PortRange | None) -> Holders:
+    """Takes the sockets as they arrive."""
+    holders = Holders()
     for run in runs:
-        total += len(run.messages)
         sport = run.messages["sport"]
         inside = run.messages[(sport >= ports.low) & (sport <= ports.high)] if ports is not None else run.messages[:0]
-        part = np.zeros(len(inside), dtype=HOLDER_DTYPE)
-        part["sport"], part["dport"] = inside["sport"], inside["dport"]
-        part["daddr"] = mapped(inside["destination"], inside["family"] == socket.AF_INET)
-        parts.append(part)
-    return total, np.concatenate(parts)
+        addresses = mapped(inside["destination"], inside["family"] == socket.AF_INET)
+        holders.add(len(run.messages), inside["sport"], inside["dport"], addresses)
+    return holders
 
 
 def open_netlink() -> socket.socket:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sockets in TIME_WAIT as what they are to their host: holders of local ports, a hundred thousand of them put into a few kilobytes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,22 +35,51 @@ class TimeWait:
         return np.unpackbits(self.ports).astype(np.bool_)
 
 
-def time_wait_of(total: int | None, holders: npt.NDArray[np.void]) -> TimeWait:
+class Holders:
     """
-    What the sockets hold, from those that have an ephemeral port.
+    Takes sockets in TIME_WAIT some at a time, so that they are never all in memory.
 
-    Args:
-        total: of all.
-        holders: shape (n,), with fields sport, dport and daddr.
+    Attributes:
+        total: how many there were.
     """
-    used = np.zeros(PORTS, dtype=np.bool_)
-    used[holders["sport"]] = True
-    first, held = sums(destination_keys(holders["daddr"], holders["dport"]), np.ones(len(holders), dtype=np.int64))
-    most = np.argsort(-held, kind="stable")[:DESTINATIONS]
-    destinations = np.zeros(len(most), dtype=DESTINATION_DTYPE)
-    chosen = holders[first[most]]
-    destinations["address"], destinations["port"], destinations["held"] = chosen["daddr"], chosen["dport"], held[most]
-    return TimeWait(total, np.packbits(used), destinations)
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._used = np.zeros(PORTS, dtype=np.bool_)
+        self._parts = [np.zeros(0, dtype=DESTINATION_DTYPE)]
+
+    def add(self, total: int, sport: npt.NDArray[np.uint16], dport: npt.NDArray[np.uint16], daddr: npt.NDArray[np.void]) -> None:
+        """So many sockets, of which these have an ephemeral port: shape (n,) each, addresses of 16 bytes."""
+        self.total += total
+        self._used[sport] = True
+        part = np.zeros(len(sport), dtype=DESTINATION_DTYPE)
+        part["address"], part["port"], part["held"] = daddr, dport, 1
+        self._parts.append(added_up(part))
+
+    def join(self, other: "Holders") -> None:
+        """Those that another has taken."""
+        self.total += other.total
+        self._used |= other._used
+        self._parts += other._parts
+
+    def time_wait(self) -> TimeWait:
+        """What all of them hold."""
+        destinations = added_up(np.concatenate(self._parts))
+        most = np.argsort(-destinations["held"].astype(np.int64), kind="stable")[:DESTINATIONS]
+        return TimeWait(self.total, np.packbits(self._used), destinations[most])
+
+
+def too_many() -> TimeWait:
+    """So many that they cannot be read."""
+    return replace(Holders().time_wait(), total=None)
+
+
+def added_up(destinations: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Each destination once, with what is held for it in all: shape (m,), from shape (n,), DESTINATION_DTYPE."""
+    first, held = sums(destination_keys(destinations["address"], destinations["port"]), destinations["held"].astype(np.int64))
+    found = destinations[first]
+    found["held"] = held
+    return found
 
 
 def destination_keys(addresses: npt.NDArray[np.void], ports: npt.NDArray[np.uint16]) -> Keys:
