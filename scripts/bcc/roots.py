@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from kernels import LabError
-from packages import configure_apt, run, update_lists
+from packages import configure_apt, run, unpack, update_lists, whole
 
 PACKAGE = "python3-bpfcc"
 PYTHON = "python3"
@@ -31,15 +31,9 @@ def fetch_root(suite: str, lab: Path, refresh: bool = False) -> Path:
     folder = lab / "roots" / suite
     if folder.is_dir() and not refresh:
         return folder
-    unfinished = folder.with_suffix(".new")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    for package in download(lab / "apt" / suite, suite):
-        run("dpkg-deb", "-x", str(package), str(unfinished))
-        package.unlink()
-    complete(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    with whole(folder) as unfinished:
+        unpack(download(lab / "apt" / suite, suite), unfinished)
+        complete(unfinished)
     return folder
 
 

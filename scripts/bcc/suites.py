@@ -3,11 +3,9 @@
 
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 
-from kernels import LabError
+from kernels import ROOT, pick
 
-ROOT = Path(__file__).resolve().parents[2]
 LIST = ROOT / "scripts" / "bcc.toml"
 
 
@@ -34,8 +32,4 @@ def choose(names: list[str]) -> list[Suite]:
     Raises:
         LabError: there is no such suite in the list.
     """
-    suites = {suite.name: suite for suite in read_list()}
-    unknown = [name for name in names if name not in suites]
-    if unknown:
-        raise LabError(f"no suite {unknown[0]} in {LIST}: it has {', '.join(suites)}")
-    return [suites[name] for name in names or suites]
+    return pick({suite.name: suite for suite in read_list()}, names, "suite", LIST)

@@ -4,9 +4,12 @@
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = ROOT / "scripts" / "kernels.toml"
+
+T = TypeVar("T")
 
 
 class LabError(Exception):
@@ -50,9 +53,7 @@ def choose_host(name: str) -> Host:
     """
     hosts = {row["name"]: Host(**row) for row in tomllib.loads(LIST.read_text())["host"]}
     hosts[""] = Host()
-    if name not in hosts:
-        raise LabError(f"no host {name} in {LIST}: it has {', '.join(filter(None, hosts))}")
-    return hosts[name]
+    return pick(hosts, [name], "host", LIST)[0]
 
 
 def results_of(lab: Path, kernel: Kernel, host: str = "", bcc: str = "") -> Path:
@@ -72,8 +73,17 @@ def choose(names: list[str]) -> list[Kernel]:
     Raises:
         LabError: there is no such kernel in the list.
     """
-    kernels = {kernel.name: kernel for kernel in read_list()}
-    unknown = [name for name in names if name not in kernels]
+    return pick({kernel.name: kernel for kernel in read_list()}, names, "kernel", LIST)
+
+
+def pick(rows: dict[str, T], names: list[str], what: str, listed: Path) -> list[T]:
+    """
+    The rows of a list of these names; all where none is named.
+
+    Raises:
+        LabError: there is no such row.
+    """
+    unknown = [name for name in names if name not in rows]
     if unknown:
-        raise LabError(f"no kernel {unknown[0]} in {LIST}: it has {', '.join(kernels)}")
-    return [kernels[name] for name in names or kernels]
+        raise LabError(f"no {what} {unknown[0]} in {listed}: it has {', '.join(filter(None, rows))}")
+    return [rows[name] for name in names or rows]

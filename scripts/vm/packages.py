@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kernels import Kernel, LabError
@@ -107,16 +109,28 @@ def fetch(kernel: Kernel, lab: Path, refresh: bool = False) -> Path:
         return folder
     apt_conf = configure_apt(lab / "apt" / kernel.suite, kernel.suite)
     update_lists(apt_conf)
+    with whole(folder) as unfinished:
+        run("apt-get", "-q", "download", *parts_of("linux-image-amd64", apt_conf), folder=unfinished, apt_conf=apt_conf)
+        unpack(unfinished.glob("*.deb"), unfinished)
+    return folder
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of *folder* once that is done: what is there is whole."""
     unfinished = folder.with_suffix(".new")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    run("apt-get", "-q", "download", *parts_of("linux-image-amd64", apt_conf), folder=unfinished, apt_conf=apt_conf)
-    for package in unfinished.glob("*.deb"):
-        run("dpkg-deb", "-x", str(package), str(unfinished))
-        package.unlink()
+    yield unfinished
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
-    return folder
+
+
+def unpack(packages: Iterable[Path], folder: Path) -> None:
+    """Unpacks the packages, which are deleted."""
+    for package in list(packages):
+        run("dpkg-deb", "-x", str(package), str(folder))
+        package.unlink()
 
 
 def boot_image(folder: Path) -> Path:

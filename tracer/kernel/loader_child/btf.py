@@ -79,12 +79,12 @@ class KernelBtf:
 
     def _walk(self):
         """The word at which each type begins, by its id; type 0, void, takes no room."""
-        words, type_words = self._words, TypeWords()
+        words, type_words, mask = self._words, TypeWords(), KIND_AND_PARTS
         starts, start, end = [-1], 0, len(words)
         append = starts.append
         while start < end:
             append(start)
-            start += type_words[words[start + 1] & 0x1F00FFFF]
+            start += type_words[words[start + 1] & mask]
         return starts
 
     def offset(self, path):
