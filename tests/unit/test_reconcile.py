@@ -180,6 +180,12 @@ def test_sockets_in_time_wait_are_looked_at_more_seldom_the_more_there_are(monke
     assert [1, *range(2, looks + 1)] == [one.total for one in found if one is not None]
 
 
+def test_sockets_in_time_wait_are_not_read_for_who_does_not_want_the_ports(monkeypatch):
+    monkeypatch.setattr(sock_diag, "read_time_wait", lambda _: pytest.fail("they were read"))
+
+    assert Sampler(totals, 99, wants_ports=False).take_table(np.zeros(0, dtype=np.uint64), 2.0).time_wait is None
+
+
 def test_too_many_in_time_wait_are_not_read_and_that_is_known(monkeypatch):
     monkeypatch.setattr(sampling, "TIME_WAIT_LIMIT", -1)
     found = Sampler(totals, 99).take_table(np.zeros(0, dtype=np.uint64), 2.0).time_wait

@@ -175,7 +175,7 @@ def write_connections(run: Run, choice: Choice, output: Output, sort: str | None
         output.cgroups = run.capture.cgroups
     table = ConnectionTable(sees_accepts=any(h.hook == "accept" and h.kind for h in run.capture.hooks))
     merged = MergedConnections(table, run.keep, run.capture.facts.home_netns)
-    with begin_reconciling(run) as reconciler:
+    with begin_reconciling(run, ports=False) as reconciler:
         fold_and_write(run, merged, reconciler, choice, output, sort, top)
 
 

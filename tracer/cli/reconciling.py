@@ -71,12 +71,12 @@ def recorded_counters(capture: RecordedCapture) -> list[CounterTotals]:
     return samples_of(capture.samples, COUNTERS, CounterTotals)
 
 
-def begin_reconciling(run: Run) -> Reconciling:
-    """Starts it: on the network namespace of the capture, which need not be ours."""
+def begin_reconciling(run: Run, ports: bool = True) -> Reconciling:
+    """Starts it: on the network namespace of the capture, which need not be ours; *ports*: whether anyone wants to know their use."""
     if isinstance(run.capture, RecordedCapture):
         return RecordedReconciler(run.capture)
     facts, wanted = run.capture.facts, run.capture.plan.keep.netns
-    sampler = Sampler(run.capture.counters, facts.home_netns, run.options.every_namespace)
+    sampler = Sampler(run.capture.counters, facts.home_netns, run.options.every_namespace, ports)
     if not wanted or wanted == inode_of(OWN):
         return Reconciler(sampler)
     # One that is gone cannot be entered, and the first sample says so.

@@ -36,6 +36,7 @@ class Sampler:
         counters: reads the exact counters.
         netns: the home namespace's number.
         every_namespace: other namespaces are read too.
+        wants_ports: the sockets in TIME_WAIT are looked at too, for the ports that they hold.
         problems: what could not be read lately.
         waiting_s: CPU seconds that the last look at the sockets in TIME_WAIT cost, which no sample's cost has in it.
     """
@@ -43,6 +44,7 @@ class Sampler:
     counters: Callable[[], Totals]
     netns: int
     every_namespace: bool = False
+    wants_ports: bool = True
     problems: list[str] = field(default_factory=list)
     waiting_s: float = 0.0
     _last: SocketArray | None = None
@@ -125,7 +127,7 @@ class Sampler:
         """What the sockets in TIME_WAIT hold; None where it is not time to look, or nobody says how many there are."""
         minis = sample.mini_sockets()
         self.waiting_s = 0.0
-        if minis is None or time.monotonic() < self._waiting_due:
+        if minis is None or not self.wants_ports or time.monotonic() < self._waiting_due:
             return None
         if minis > TIME_WAIT_LIMIT:
             return too_many()
