@@ -19,6 +19,10 @@ from typing import Any
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
+#: FIN_WAIT1, LAST_ACK and CLOSING (include/net/tcp_states.h), in hexadecimal.
+ENDING = {"04", "09", "0B"}
+SETTLE_S = float(os.environ.get("TCPTRACE_TEST_PATIENCE", "1"))
+
 
 def set_comm(name: str) -> None:
     with open("/proc/self/comm", "w") as file:
@@ -520,5 +524,27 @@ def self_connect(port: int) -> dict[str, Any]:
     return {"pid": os.getpid()}
 
 
+def states() -> set[str]:
+    """The states of this namespace's sockets, as /proc/net/tcp has them."""
+    found = set()
+    for name in ("tcp", "tcp6"):
+        with open(f"/proc/net/{name}") as table:
+            found |= {line.split()[3] for line in table if not line.lstrip().startswith("sl")}
+    return found
+
+
+def settle() -> None:
+    """
+    Waits for the last acknowledgements, which may be on their way when both ends have been closed: until then their CLOSE is to come.
+
+    Where the other end cannot be reached they never arrive, and nobody waits for long.
+    """
+    deadline = time.monotonic() + SETTLE_S
+    while states() & ENDING and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
 if __name__ == "__main__":
-    print(json.dumps(globals()[sys.argv[1]](**json.loads(sys.argv[2]))))
+    result = globals()[sys.argv[1]](**json.loads(sys.argv[2]))
+    settle()
+    print(json.dumps(result))
