@@ -47,6 +47,16 @@ def test_a_half_open_request_is_shown_as_syn_recv_and_is_no_full_socket(live, ne
     assert {} == drifting(snapshot)
 
 
+def orphans_by_ss(namespace) -> int:
+    """Mini-sockets in FIN_WAIT2, which alone have the timer of TIME_WAIT.
+
+    An orphan whose FIN is acknowledged just when close() lets go of the socket stays a full one (tcp_rcv_state_process,
+    net/ipv4/tcp_input.c: sock_owned_by_user), so there may be fewer of them than were made.
+    """
+    lines = namespace.run("ss", "-tanoH", "state", "fin-wait-2").splitlines()
+    return sum("timer:(timewait" in line for line in lines)
+
+
 def test_an_orphan_in_fin_wait2_is_a_mini_socket_and_a_socket_that_is_held_is_none(live, netns, hold):
     tracer = live()
     next_look(tracer)
@@ -54,9 +64,12 @@ def test_an_orphan_in_fin_wait2_is_a_mini_socket_and_a_socket_that_is_held_is_no
     hold("half_closed", 7)
     wait_until(lambda: by_ss(netns).get("FIN_WAIT2") == COUNT + 7, "FIN_WAIT2")
     snapshot = next_look(tracer)
+    orphans = orphans_by_ss(netns)
+    held = COUNT + 7 - orphans
 
-    assert (COUNT + 7, COUNT) == (snapshot["states"]["FIN_WAIT2"], snapshot["mini_sockets"]["FIN_WAIT2"])
-    assert (7, 7) == tuple(snapshot["drift"]["states"]["FIN_WAIT2"][side] for side in ("ours", "kernel"))
+    assert 7 <= held < COUNT
+    assert (COUNT + 7, orphans) == (snapshot["states"]["FIN_WAIT2"], snapshot["mini_sockets"]["FIN_WAIT2"])
+    assert (held, held) == tuple(snapshot["drift"]["states"]["FIN_WAIT2"][side] for side in ("ours", "kernel"))
     assert by_ss(netns) == of_snapshot(snapshot)
     assert {} == drifting(snapshot)
 
@@ -69,7 +82,9 @@ def test_time_wait_is_what_sockstat_has_less_the_orphans(live, netns, hold):
     wait_until(lambda: by_ss(netns).get("TIME_WAIT") == COUNT, "TIME_WAIT")
     snapshot = next_look(tracer, looks=2)
 
-    assert (COUNT, COUNT + 5) == (snapshot["states"]["TIME_WAIT"], snapshot["sockstat"]["TCP"]["tw"])
+    orphans = orphans_by_ss(netns)
+    assert 0 < orphans
+    assert (COUNT, COUNT + orphans) == (snapshot["states"]["TIME_WAIT"], snapshot["sockstat"]["TCP"]["tw"])
     assert by_ss(netns) == of_snapshot(snapshot)
 
 
