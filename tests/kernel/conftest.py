@@ -5,6 +5,7 @@ What the kernel tests share: a network namespace of their own, tcptrace as a pro
 They need root and a kernel that runs BPF. Elsewhere they are skipped; with TCPTRACE_REQUIRE_KERNEL=1 that is a failure.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -54,6 +55,17 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
             return value
         time.sleep(0.01 * PATIENCE)
     raise AssertionError(f"waited {TIMEOUT_S:g} s in vain for {what}")
+
+
+@contextlib.contextmanager
+def on_one_cpu() -> Iterator[None]:
+    """What is started meanwhile has one CPU: no softirq of another one comes within a program, which then runs alike in every capture."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 class SkippedProgramError(Exception):

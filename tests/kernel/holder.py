@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from traffic import OPENING, settle
+
 
 def listener(port: int = 0, backlog: int = 4096) -> socket.socket:
     server = socket.socket()
@@ -72,6 +74,7 @@ def unaccepted(count: str) -> Iterator[dict[str, Any]]:
     """Connections that wait in the accept queue."""
     server = listener()
     held = [socket.create_connection(server.getsockname()) for _ in range(int(count))]
+    settle(OPENING)
     yield {"port": server.getsockname()[1], "held": len(held)}
 
 
@@ -93,6 +96,7 @@ def unanswered(count: str) -> Iterator[dict[str, Any]]:
     server = listener(backlog=0)
     server.listen(0)
     filler = socket.create_connection(server.getsockname())
+    settle(OPENING)
     held = []
     for _ in range(int(count)):
         client = socket.socket()
@@ -156,6 +160,7 @@ def main() -> None:
         file.write("the-holder")
     arrangement = globals()[sys.argv[1]](*sys.argv[2:])
     for told in arrangement:
+        settle()
         print(json.dumps({"pid": os.getpid(), **told}), flush=True)
         if not sys.stdin.readline():
             break

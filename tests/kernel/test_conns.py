@@ -61,7 +61,8 @@ def test_a_late_accept_shows_the_wait_that_it_caused(trace_conns, netns):
     done = netns.traffic("late_accept", wait_s=0.31)
     clients, servers = ends(tracer.stop(), done["port"])
 
-    assert 310_000 <= servers[0]["accept_wait_us"] <= servers[0]["duration_ms"] * 1000
+    # The client may go to sleep a little before the last part of the handshake has arrived.
+    assert 290_000 <= servers[0]["accept_wait_us"] <= servers[0]["duration_ms"] * 1000
     assert clients[0]["accept_wait_us"] is None
     assert 0 < clients[0]["handshake_us"] < clients[0]["duration_ms"] * 1000
     assert servers[0]["handshake_us"] is None
@@ -206,6 +207,7 @@ def test_a_connection_that_began_before_the_capture_is_not_complete(trace_conns,
     port = int(holder.stdout.readline())
     tracer = trace_conns()
     holder.communicate("go\n")
+    wait_until(lambda: len(tracer.events()) == 2, "both ends to end")
     clients, servers = ends(tracer.stop(), port)
 
     assert [(None, False, "unknown", "closed_local")] == [(c["opened"], c["complete"], c["direction"], c["outcome"]) for c in clients]

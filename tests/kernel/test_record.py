@@ -14,7 +14,7 @@ from functools import partial
 
 import pytest
 
-from tests.kernel.conftest import PATIENCE, ROOT, TIMEOUT_S, wait_until
+from tests.kernel.conftest import PATIENCE, ROOT, TIMEOUT_S, on_one_cpu, wait_until
 from tests.kernel.test_truth import Holder
 from tests.unit.recordings import make_info
 from tracer.events.filters import CaptureFilter
@@ -88,8 +88,9 @@ def test_a_replay_gives_the_snapshots_of_the_live_run(record, netns):
 def test_events_and_connections_of_a_recording_are_those_that_were_seen_live(record, start, netns):
     events, conns = (start(name, "--format", "json", "--netns", netns.name) for name in ("events", "conns"))
     tracer, path = record()
-    netns.traffic("pairs", count=COUNT)
-    netns.traffic("exchange", sizes=[[1000 + i, 7 * i] for i in range(COUNT)])
+    with on_one_cpu():
+        netns.traffic("pairs", count=COUNT)
+        netns.traffic("exchange", sizes=[[1000 + i, 7 * i] for i in range(COUNT)])
     wait_until(lambda: len(conns.events()) >= 4 * COUNT, "the connections")
     live = {"events": events.stop(), "conns": conns.stop()}
     tracer.stop()

@@ -4,17 +4,21 @@
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.kernel.conftest import ROOT, Namespace, Tracer, wait_until
+from tests.kernel.conftest import PATIENCE, ROOT, Namespace, Tracer, wait_until
 
 COUNT = 23
+#: More than a look at a test's table takes.
+LOOK_S = 0.05 * PATIENCE
 HOLDER = Path(__file__).with_name("holder.py")
 SS_STATES = {
     "ESTAB": "ESTABLISHED",
@@ -86,7 +90,7 @@ def of_snapshot(snapshot: dict[str, Any]) -> dict[str, int]:
 
 
 def table_looked_at(tracer: Tracer, after: str) -> dict[str, Any] | None:
-    """The last snapshot, if it has seen the kernel's table later than a snapshot of that time."""
+    """The last snapshot, if it has seen the kernel's table later than at that time."""
     snapshots = tracer.events()
     if not snapshots or snapshots[-1]["drift"] is None or snapshots[-1]["drift"]["complete_s"] is None:
         return None
@@ -95,12 +99,18 @@ def table_looked_at(tracer: Tracer, after: str) -> dict[str, Any] | None:
 
 
 def next_look(tracer: Tracer, looks: int = 1) -> dict[str, Any]:
-    """The first snapshot after so many more looks at the kernel's table."""
-    snapshots = tracer.events()
-    last: dict[str, Any] = snapshots[-1] if snapshots else {"time": ""}
+    """The first snapshot after so many more looks at the kernel's table, none of which had begun before."""
+    last: dict[str, Any] = {}
+    after = rfc3339(time.time_ns() + int(LOOK_S * 1e9))
     for _ in range(looks):
-        last = wait_until(partial(table_looked_at, tracer, last["time"]), "another look at the kernel's table")
+        last = wait_until(partial(table_looked_at, tracer, after), "another look at the kernel's table")
+        after = last["time"]
     return last
+
+
+def rfc3339(time_ns: int) -> str:
+    """As snapshots have their times."""
+    return f"{np.datetime64(time_ns, 'ns')}Z"
 
 
 def drifting(snapshot: dict[str, Any]) -> dict[str, Any]:
@@ -267,8 +277,8 @@ def test_a_namespace_that_goes_away_is_no_longer_listed(start, netns):
     inode = other.inode
     before = next_look(tracer)
     other.delete()
-    after = next_look(tracer, looks=2)
+    listed = lambda: {row["netns"] for row in next_look(tracer)["namespaces"]}  # noqa: E731  # a condition to wait for
+    wait_until(lambda: inode not in listed(), "the namespace to be left out, at the pace at which namespaces are looked for")
 
     assert other.name in {row["name"] for row in before["namespaces"] if row["netns"] == inode}
-    assert inode not in {row["netns"] for row in after["namespaces"]}
-    assert [] == after["drift"]["problems"]
+    assert [] == next_look(tracer)["drift"]["problems"]

@@ -19,7 +19,8 @@ from typing import Any
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
-#: FIN_WAIT1, LAST_ACK and CLOSING (include/net/tcp_states.h), in hexadecimal.
+#: SYN_RECV; FIN_WAIT1, LAST_ACK and CLOSING (include/net/tcp_states.h), in hexadecimal.
+OPENING = {"03"}
 ENDING = {"04", "09", "0B"}
 SETTLE_S = float(os.environ.get("TCPTRACE_TEST_PATIENCE", "1"))
 
@@ -242,6 +243,7 @@ def queued(count: int, limit: int) -> dict[str, Any]:
     server.bind((LOOPBACK[4], 0))
     server.listen(limit)
     clients = [connect(server) for _ in range(count)]
+    settle(OPENING)
     for _ in clients:
         accepted, _ = server.accept()
         accepted.close()
@@ -306,6 +308,7 @@ def reset_while_talking(by: str) -> dict[str, Any]:
     accepted, _ = server.accept()
     closing, other = (client, accepted) if by == "client" else (accepted, client)
     other.sendall(b"unread")
+    closing.recv(1, socket.MSG_PEEK)
     closing.close()
     try:
         other.recv(1)
@@ -319,7 +322,9 @@ def full_backlog() -> tuple[socket.socket, list[socket.socket]]:
     """A listener whose accept queue is full: it drops every further SYN."""
     server = listen()
     server.listen(0)
-    return server, [connect(server)]
+    held = [connect(server)]
+    settle(OPENING)
+    return server, held
 
 
 def timeout() -> dict[str, Any]:
@@ -355,6 +360,7 @@ def aborted_in_queue(count: int) -> dict[str, Any]:
     server = listen()
     port = server.getsockname()[1]
     clients = [connect(server) for _ in range(count)]
+    settle(OPENING)
     server.close()
     for client in clients:
         try:
@@ -533,14 +539,14 @@ def states() -> set[str]:
     return found
 
 
-def settle() -> None:
+def settle(unsettled: set[str] = ENDING) -> None:
     """
-    Waits for the last acknowledgements, which may be on their way when both ends have been closed: until then their CLOSE is to come.
+    Waits for acknowledgements that may still be on their way: when both ends have been closed, or when connect has returned.
 
     Where the other end cannot be reached they never arrive, and nobody waits for long.
     """
     deadline = time.monotonic() + SETTLE_S
-    while states() & ENDING and time.monotonic() < deadline:
+    while states() & unsettled and time.monotonic() < deadline:
         time.sleep(0.005)
 
 
