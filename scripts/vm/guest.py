@@ -14,8 +14,10 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +117,7 @@ def run_guest(guest: Guest, lab: Path) -> Outcome:
         (share / "hooks.json").write_text(json.dumps(guest.kernel.hooks))
         (share / "host").write_text(guest.host.name)
         with (results / "console.log").open("wb") as console:
-            boot(command(lab, guest, share), lab, console.fileno(), guest.time_limit_s)
+            boot(command(lab, guest, share), lab, console.fileno(), guest.time_limit_s, share / "output.txt")
         for name in ("exit-code", "output.txt", "results.xml", "doctor.json", "kernel.log"):
             if (share / name).exists():
                 shutil.copy(share / name, results / name)
@@ -123,16 +125,35 @@ def run_guest(guest: Guest, lab: Path) -> Outcome:
     return Outcome(guest.kernel, int(code.read_text()) if code.exists() and code.read_text().strip() else None, results)
 
 
-def boot(words: list[str], lab: Path, console: int, time_limit_s: float) -> None:
-    """Runs the emulator in a session of its own, so that all of it can be ended at once, whatever it has started."""
+def boot(words: list[str], lab: Path, console: int, time_limit_s: float, output: Path) -> None:
+    """
+    Runs the emulator in a session of its own, so that all of it can be ended at once, whatever it has started.
+
+    Prints meanwhile what the guest writes to *output*.
+    """
     environment = {**os.environ, "PATH": f"{lab / 'venv' / 'bin'}:{os.environ['PATH']}"}
     process = subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=console, stderr=console, cwd=lab, env=environment, start_new_session=True
     )
+    deadline, printed = time.monotonic() + time_limit_s, 0
     try:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(time_limit_s)
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+            printed += print_from(output, printed)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    print_from(output, printed)
+
+
+def print_from(path: Path, position: int) -> int:
+    """Prints what a file, if it is there, has from a position on; how many bytes that is."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(position)
+        more = file.read()
+    sys.stdout.buffer.write(more)
+    sys.stdout.flush()
+    return len(more)

@@ -69,8 +69,8 @@ def try_kernel(kernel: Kernel, lab: Path, options: argparse.Namespace, pytest_ar
     outcome = run_guest(guest, lab)
     how = "ended by the time limit" if outcome.exit_code is None else f"exit code {outcome.exit_code}"
     say(f"{name}: {how} after {time.monotonic() - started:.0f} s; see {outcome.results}")
-    output = outcome.results / "output.txt"
-    print(output.read_text() if output.exists() else (outcome.results / "console.log").read_text(errors="replace")[-4000:], flush=True)
+    if not (outcome.results / "output.txt").exists():
+        print((outcome.results / "console.log").read_text(errors="replace")[-4000:], flush=True)
     return outcome
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -130,9 +131,26 @@ def has_gone(pid):
 def test_a_guest_that_hangs_is_ended_with_all_it_has_started(lab, tmp_path):
     script = f"sleep 600 & echo $! >{tmp_path}/child; wait"
     with (tmp_path / "console").open("wb") as console:
-        lab("guest").boot(["bash", "-c", script], tmp_path, console.fileno(), 2)
+        lab("guest").boot(["bash", "-c", script], tmp_path, console.fileno(), 2, tmp_path / "output")
 
     wait_until(lambda: has_gone(int((tmp_path / "child").read_text())), "the child to end")
+
+
+def test_what_a_guest_writes_is_printed_while_it_runs(lab, tmp_path, capfdbinary):
+    script = f"cd {tmp_path}; echo one >output; until [ -e go ]; do sleep 0.01; done; echo two >>output"
+    output, seen = tmp_path / "output", []
+
+    def go_on():
+        seen.append(wait_until(lambda: capfdbinary.readouterr().out, "the first line"))
+        (tmp_path / "go").touch()
+
+    watching = threading.Thread(target=go_on)
+    watching.start()
+    with (tmp_path / "console").open("wb") as console:
+        lab("guest").boot(["bash", "-c", script], tmp_path, console.fileno(), 60, output)
+    watching.join()
+
+    assert (b"one\n", b"two\n") == (seen[0], capfdbinary.readouterr().out)
 
 
 BOOT = """
@@ -141,7 +159,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import guest, lab
 signal.signal(signal.SIGTERM, lab.end_in_good_order)
-guest.boot(["bash", "-c", "sleep 600 & echo $! >child; wait"], Path.cwd(), 1, 600)
+guest.boot(["bash", "-c", "sleep 600 & echo $! >child; wait"], Path.cwd(), 1, 600, Path("output"))
 """
 
 
