@@ -20,10 +20,13 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from kernels import ROOT, Host, Kernel, results_of
 from memory import archive_programs
 
+#: Exit code of timeout(1), by which pytest is ended in a guest.
+TIMED_OUT = 124
 INSIDE = Path(__file__).with_name("inside")
 #: What the tests do not need and the guest would have to carry.
 LEFT_OUT = frozenset(
@@ -116,13 +119,29 @@ def run_guest(guest: Guest, lab: Path) -> Outcome:
         shutil.copy(INSIDE, share / "inside")
         (share / "hooks.json").write_text(json.dumps(guest.kernel.hooks))
         (share / "host").write_text(guest.host.name)
+        (share / "deadline").write_text(str(int(time.time() + guest.time_limit_s)))
         with (results / "console.log").open("wb") as console:
             boot(command(lab, guest, share), lab, console.fileno(), guest.time_limit_s, share / "output.txt")
         for name in ("exit-code", "output.txt", "results.xml", "doctor.json", "kernel.log"):
             if (share / name).exists():
                 shutil.copy(share / name, results / name)
+    return Outcome(guest.kernel, exit_code_in(results), results)
+
+
+def exit_code_in(results: Path) -> int | None:
+    """What pytest ended with; None where it did not come to its end in time and nothing had failed until then."""
     code = results / "exit-code"
-    return Outcome(guest.kernel, int(code.read_text()) if code.exists() and code.read_text().strip() else None, results)
+    ended = int(code.read_text()) if code.exists() and code.read_text().strip() else None
+    return None if ended == TIMED_OUT and not has_failures(results / "results.xml") else ended
+
+
+def has_failures(results: Path) -> bool:
+    """Whether any test of a JUnit file failed."""
+    return results.exists() and any(case.find(bad) is not None for case in cases_in(results) for bad in ("failure", "error"))
+
+
+def cases_in(results: Path) -> list[ElementTree.Element]:
+    return list(ElementTree.parse(results).iter("testcase"))
 
 
 def boot(words: list[str], lab: Path, console: int, time_limit_s: float, output: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from guest import cases_in
 from kernels import Kernel, results_of
 
 FORCED = ("fexit", "kprobe", "syscall")
@@ -26,7 +27,7 @@ def in_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def row(results: Path) -> list[str]:
     doctor = json.loads((results / "doctor.json").read_text())
     hooks = {hook["hook"]: hook["kind"] or "off" for hook in doctor["hooks"]}
-    cases = list(ElementTree.parse(results / "results.xml").iter("testcase"))
+    cases = cases_in(results / "results.xml")
     return [doctor["kernel"], doctor["bcc"], hooks["state"], hooks["accept"], *(forced(cases, kind) for kind in FORCED), summary(cases)]
 
 

@@ -179,6 +179,23 @@ def test_slowness_is_told_from_failure(lab):
     assert codes == {ends: exit_code([outcome(None, end, Path()) for end in ends]) for ends in codes}
 
 
+@pytest.mark.parametrize(
+    ("code", "case", "ended"),
+    [
+        ("0", "<testcase/>", 0),
+        ("1", "<testcase><failure/></testcase>", 1),
+        ("124", "<testcase/>", None),
+        ("124", "<testcase/><testcase><error/></testcase>", 124),
+        ("", "<testcase/>", None),
+    ],
+)
+def test_tests_that_are_ended_by_the_time_limit_are_slow_unless_one_failed(lab, tmp_path, code, case, ended):
+    (tmp_path / "exit-code").write_text(code)
+    (tmp_path / "results.xml").write_text(f"<testsuites>{case}</testsuites>")
+
+    assert ended == lab("guest").exit_code_in(tmp_path)
+
+
 def test_a_guest_with_another_bcc_has_results_of_its_own(lab, tmp_path):
     kernels = lab("kernels")
     (kernel,) = kernels.choose(["6.1"])
