@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import threading
 from pathlib import Path
 
 import pytest
@@ -136,21 +135,23 @@ def test_a_guest_that_hangs_is_ended_with_all_it_has_started(lab, tmp_path):
     wait_until(lambda: has_gone(int((tmp_path / "child").read_text())), "the child to end")
 
 
-def test_what_a_guest_writes_is_printed_while_it_runs(lab, tmp_path, capfdbinary):
-    script = f"cd {tmp_path}; echo one >output; until [ -e go ]; do sleep 0.01; done; echo two >>output"
-    output, seen = tmp_path / "output", []
+FOLLOW = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import guest
+script = "echo one >output; until [ -e go ]; do sleep 0.01; done; echo two >>output"
+guest.boot(["bash", "-c", script], Path.cwd(), 2, 60, Path("output"))
+"""
 
-    def go_on():
-        seen.append(wait_until(lambda: capfdbinary.readouterr().out, "the first line"))
+
+def test_what_a_guest_writes_is_printed_while_it_runs(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", FOLLOW, str(SCRIPTS)], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        first = process.stdout.readline()
         (tmp_path / "go").touch()
+        rest = process.stdout.read()
 
-    watching = threading.Thread(target=go_on)
-    watching.start()
-    with (tmp_path / "console").open("wb") as console:
-        lab("guest").boot(["bash", "-c", script], tmp_path, console.fileno(), 60, output)
-    watching.join()
-
-    assert (b"one\n", b"two\n") == (seen[0], capfdbinary.readouterr().out)
+    assert ("one\n", "two\n") == (first, rest)
 
 
 BOOT = """
