@@ -29,8 +29,9 @@ def take_all(capture):
         batch = capture.take()
         events.append(batch.events)
         lost.update(batch.lost)
-    lost.update(capture.take().lost)
-    return events, lost
+    last = capture.take()
+    lost.update(last.lost)
+    return [*events, last.events], lost
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same transitions as libbpf-tools' tcpstates prints."""
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.conftest import TIMEOUT_S, require, wait_until
+from tests.kernel.conftest import PATIENCE, TIMEOUT_S, require, wait_until
 
 TCPSTATES = Path("/usr/sbin/tcpstates")
 CONNECTIONS = 10_000
@@ -32,7 +33,9 @@ class TcpStates:
         wait_until(lambda: self._attached() or self.process.poll() is not None, f"{self.tool.name} to attach")
 
     def _attached(self) -> bool:
-        return "perf_event" in " ".join(str(link.readlink()) for link in Path(f"/proc/{self.process.pid}/fd").iterdir())
+        with contextlib.suppress(FileNotFoundError):  # it opens and closes files meanwhile
+            return "perf_event" in " ".join(str(link.readlink()) for link in Path(f"/proc/{self.process.pid}/fd").iterdir())
+        return False
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """(local port, remote port, old, new) of each whole line; a comm may hold spaces, what follows it does not."""
@@ -125,4 +128,5 @@ def test_connections_carry_and_last_what_tcplife_says(start, netns, tcplife):
         connection = ours[ends]
         assert abs(connection["bytes_sent"] / 1024 - sent) < 0.0075, connection
         assert abs(connection["bytes_received"] / 1024 - received) < 0.0075, connection
-        assert abs(connection["duration_ms"] - ms) < 1, connection
+        # Each of the two reads its own clock, at both ends of a life.
+        assert abs(connection["duration_ms"] - ms) < PATIENCE, connection

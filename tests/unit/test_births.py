@@ -4,7 +4,7 @@
 import numpy as np
 
 from tests.unit.test_filters import event, socks_and_ports
-from tracer.events.births import name_births, unnamed
+from tracer.events.births import BirthNames, name_births, unnamed
 from tracer.events.filters import CaptureFilter, UndecidedBirths, parse_networks
 from tracer.events.schema import State
 
@@ -45,6 +45,26 @@ def test_a_birth_that_knows_its_ends_is_left_alone():
     name_births(events)
 
     assert (before == events).all()
+
+
+def test_a_birth_at_the_end_of_a_batch_waits_for_the_next_one():
+    births, other = BirthNames(), established(8, 40_008)
+
+    assert [8] == births.name(np.concatenate([birth(7), other]))["sock"].tolist()
+    events = births.name(np.concatenate([other, established(7, 40_007)]))
+    assert [7, 8, 7] == events["sock"].tolist()
+    assert ends(events)[0] == ends(events)[2] == ends(established(7, 40_007))[0]
+    assert births.rest() is None
+
+
+def test_a_birth_waits_for_one_batch_and_no_longer():
+    births, nothing = BirthNames(), birth(7)[:0]
+
+    assert [] == births.name(birth(7)).tolist()
+    assert ends(birth(7)) == ends(births.name(nothing))
+    assert [] == births.name(nothing).tolist()
+    assert [] == births.name(birth(8)).tolist()
+    assert [8, 9] == np.concatenate([births.name(birth(9)), births.rest()])["sock"].tolist()
 
 
 FILTERS = [

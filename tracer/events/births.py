@@ -21,22 +21,62 @@ def unnamed(events: EventArray) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def name_births(events: EventArray) -> None:
+class BirthNames:
+    """
+    Names the births of a stream of batches.
+
+    A birth that is its socket's last event in a batch waits for the next batch, and no longer: where that does not tell its end, it
+    is given as it is. On kernels that name their births nothing waits.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: EventArray | None = None
+
+    def name(self, events: EventArray) -> EventArray:
+        """
+        Args:
+            events: shape (n,), EVENT_DTYPE, in ring order, of the caller's own memory.
+
+        Returns:
+            Shape (m,): those that waited, then *events* without those that wait now.
+        """
+        waited = self.rest()
+        if waited is not None:
+            events = np.concatenate([waited, events])
+        last = name_births(events)
+        if waited is not None:
+            last = last[last >= len(waited)]
+        if not len(last):
+            return events
+        self._waiting = events[last]
+        return np.delete(events, last)
+
+    def rest(self) -> EventArray | None:
+        """Those that wait, if any; they do so no longer."""
+        waiting, self._waiting = self._waiting, None
+        return waiting
+
+
+def name_births(events: EventArray) -> npt.NDArray[np.intp]:
     """
     Gives unnamed births, in place, the ends that the same socket's next event in *events* has.
 
     Args:
-        events: shape (n,), EVENT_DTYPE, in ring order, of the caller's own memory. A birth that is its socket's last event here stays as
-            it is.
+        events: shape (n,), EVENT_DTYPE, in ring order, of the caller's own memory.
+
+    Returns:
+        Shape (m,): where the births are that stay as they are because they are their socket's last event here.
     """
     births = np.flatnonzero(unnamed(events))
     if not len(births):
-        return
+        return births
     order = np.argsort(events["sock"], kind="stable")
     place = np.empty(len(events), dtype=np.intp)
     place[order] = np.arange(len(events))
-    births = births[place[births] + 1 < len(events)]
-    following = order[place[births] + 1]
-    same = (events["sock"][births] == events["sock"][following]) & (events["old_state"][following] == State.SYN_RECV)
+    following = order[np.minimum(place[births] + 1, len(events) - 1)]
+    is_last = (following == births) | (events["sock"][births] != events["sock"][following])
+    same = ~is_last & (events["old_state"][following] == State.SYN_RECV)
     for name in NAMES:
         events[name][births[same]] = events[name][following[same]]
+    last: npt.NDArray[np.intp] = births[is_last]
+    return last

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tracer.events.batch import EventBatch
-from tracer.events.births import name_births
+from tracer.events.births import BirthNames
 from tracer.events.clock import WallClock
 from tracer.kernel.counters import Counters, CounterTotals
 from tracer.kernel.facts import HostFacts, probe
@@ -101,6 +101,7 @@ class Capture:
         self._ring = Ring(descriptors["events"], plan.ring_bytes)
         self._counters = Counters(descriptors["counters"], facts.possible_cpus, losing_programs(programs))
         self._clock = WallClock()
+        self._births = BirthNames()
         self._lost = self._lost_until_now()
         # Edge-triggered: a level would report the unread records at once, for ever; an edge is the kernel's wakeup and no more.
         self._epoll = select.epoll()
@@ -136,8 +137,7 @@ class Capture:
             RingError: the ring holds what no program of ours writes.
         """
         self.ring_high = max(self.ring_high, self._ring.reader.pending)
-        events = self._ring.reader.take(BATCH_LIMIT)
-        name_births(events)
+        events = self._births.name(self._ring.reader.take(BATCH_LIMIT))
         lost = self._lost_until_now()
         missing = {reason: total - self._lost[reason] for reason, total in lost.items() if total > self._lost[reason]}
         self._lost = lost
@@ -169,6 +169,9 @@ class Capture:
                 yield self.take()
         self._refill(waiting)
         yield from waiting
+        rest = self._births.rest()
+        if rest is not None:
+            yield EventBatch(rest, time.monotonic_ns(), self._clock.offset_ns(), {})
 
     def _refill(self, waiting: deque[EventBatch]) -> None:
         """Moves the ring's records to the end of *waiting*, as far as there is room in it."""
