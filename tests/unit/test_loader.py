@@ -110,14 +110,13 @@ def test_descriptors_come_over_under_their_names_however_much_the_child_says(loa
 
 
 def test_neither_success_nor_failure_leaves_a_descriptor_or_a_child(load):
-    before = os.listdir("/proc/self/fd")
+    before, children = os.listdir("/proc/self/fd"), Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     load(HAND_OVER).close()
     with pytest.raises(ProgramError):
         load("sys.exit(1)")
 
     assert len(before) == len(os.listdir("/proc/self/fd"))
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert children == Path(f"/proc/self/task/{os.getpid()}/children").read_text()
 
 
 def test_the_real_child_without_bcc_says_that_bcc_is_missing(tmp_path):
