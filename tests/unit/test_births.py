@@ -47,24 +47,34 @@ def test_a_birth_that_knows_its_ends_is_left_alone():
     assert (before == events).all()
 
 
-def test_a_birth_at_the_end_of_a_batch_waits_for_the_next_one():
-    births, other = BirthNames(), established(8, 40_008)
+NOW_NS = 7_000_000_000
 
-    assert [8] == births.name(np.concatenate([birth(7), other]))["sock"].tolist()
-    events = births.name(np.concatenate([other, established(7, 40_007)]))
+
+def at(events, ago_ns):
+    events["ts_ns"] = NOW_NS - ago_ns
+    return events
+
+
+def test_a_birth_at_the_end_of_a_batch_waits_for_a_later_one():
+    births, other, nothing = BirthNames(), established(8, 40_008), birth(7)[:0]
+
+    assert [8] == births.name(np.concatenate([at(birth(7), 500), other]), NOW_NS)["sock"].tolist()
+    assert [] == births.name(nothing, NOW_NS).tolist()
+    events = births.name(np.concatenate([other, established(7, 40_007)]), NOW_NS)
     assert [7, 8, 7] == events["sock"].tolist()
     assert ends(events)[0] == ends(events)[2] == ends(established(7, 40_007))[0]
     assert births.rest() is None
 
 
-def test_a_birth_waits_for_one_batch_and_no_longer():
+def test_a_birth_waits_for_a_second_and_no_longer():
     births, nothing = BirthNames(), birth(7)[:0]
 
-    assert [] == births.name(birth(7)).tolist()
-    assert ends(birth(7)) == ends(births.name(nothing))
-    assert [] == births.name(nothing).tolist()
-    assert [] == births.name(birth(8)).tolist()
-    assert [8, 9] == np.concatenate([births.name(birth(9)), births.rest()])["sock"].tolist()
+    assert [] == births.name(at(birth(7), 0), NOW_NS).tolist()
+    assert [] == births.name(nothing, NOW_NS + 999_999_999).tolist()
+    assert ends(birth(7)) == ends(births.name(nothing, NOW_NS + 1_000_000_000))
+    assert [] == births.name(at(birth(8), 0), NOW_NS).tolist()
+    assert [] == births.name(at(birth(9), 0), NOW_NS).tolist()
+    assert [8, 9] == births.rest()["sock"].tolist()
 
 
 FILTERS = [

@@ -25,27 +25,30 @@ class BirthNames:
     """
     Names the births of a stream of batches.
 
-    A birth that is its socket's last event in a batch waits for the next batch, and no longer: where that does not tell its end, it
-    is given as it is. On kernels that name their births nothing waits.
+    A birth that is its socket's last event in a batch waits for a later batch, for PATIENCE_NS and no longer: where none tells its end,
+    it is given as it is. On kernels that name their births nothing waits.
     """
+
+    #: Far longer than the kernel takes to the next transition, unless the machine stops in between or the event was lost.
+    PATIENCE_NS = 1_000_000_000
 
     def __init__(self) -> None:
         self._waiting: EventArray | None = None
 
-    def name(self, events: EventArray) -> EventArray:
+    def name(self, events: EventArray, now_ns: int) -> EventArray:
         """
         Args:
             events: shape (n,), EVENT_DTYPE, in ring order, of the caller's own memory.
+            now_ns: the monotonic clock.
 
         Returns:
-            Shape (m,): those that waited, then *events* without those that wait now.
+            Shape (m,): those that waited, then *events*, without those that wait now.
         """
         waited = self.rest()
         if waited is not None:
             events = np.concatenate([waited, events])
         last = name_births(events)
-        if waited is not None:
-            last = last[last >= len(waited)]
+        last = last[events["ts_ns"][last] > now_ns - self.PATIENCE_NS]
         if not len(last):
             return events
         self._waiting = events[last]

@@ -137,7 +137,7 @@ class Capture:
             RingError: the ring holds what no program of ours writes.
         """
         self.ring_high = max(self.ring_high, self._ring.reader.pending)
-        events = self._births.name(self._ring.reader.take(BATCH_LIMIT))
+        events = self._births.name(self._ring.reader.take(BATCH_LIMIT), time.monotonic_ns())
         lost = self._lost_until_now()
         missing = {reason: total - self._lost[reason] for reason, total in lost.items() if total > self._lost[reason]}
         self._lost = lost
