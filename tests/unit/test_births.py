@@ -6,7 +6,7 @@ import numpy as np
 from tests.unit.test_filters import event, socks_and_ports
 from tracer.events.births import BirthNames, name_births, unnamed
 from tracer.events.filters import CaptureFilter, UndecidedBirths, parse_networks
-from tracer.events.schema import State
+from tracer.events.schema import Kind, State
 
 
 def birth(sock, sport=80):
@@ -30,6 +30,14 @@ def test_a_birth_gets_the_ends_of_its_sockets_next_event():
     assert ends(events)[1] == ends(established(8, 40_008))[0]
     assert ends(events)[4] == ends(birth(9))[0]
     assert [State.LISTEN, State.LISTEN, State.SYN_RECV, State.SYN_RECV, State.LISTEN] == events["old_state"].tolist()
+
+
+def test_a_birth_gets_the_ends_of_an_accept_that_came_before_the_next_transition():
+    accept = event("10.0.1.2", "192.168.7.7", sport=80, dport=40_007, family=4, sock=7, kind=Kind.ACCEPT, old=0, new=0)
+    events = np.concatenate([birth(7), accept, established(7, 40_007)])
+    name_births(events)
+
+    assert ends(events)[0] == ends(established(7, 40_007))[0]
 
 
 def test_a_birth_gets_nothing_of_another_life_at_its_address():

@@ -3,13 +3,14 @@
 Passive births without a remote end, completed.
 
 Before a3a128f611a9 ("inet: consolidate inet_csk_clone_lock()", v6.15) the kernel announces a child's LISTEN->SYN_RECV before it has given
-the child its own addresses and ports; what it has are the listener's. The child's next transition, microseconds later, has them.
+the child its own addresses and ports; what it has are the listener's. The child's next transition, or its accept if another CPU is
+quicker, has them, microseconds later.
 """
 
 import numpy as np
 import numpy.typing as npt
 
-from tracer.events.schema import EventArray, State
+from tracer.events.schema import EventArray, Kind, State
 
 #: What the next transition of the same socket tells of a birth.
 NAMES = ("saddr", "daddr", "dport", "family")
@@ -78,7 +79,9 @@ def name_births(events: EventArray) -> npt.NDArray[np.intp]:
     place[order] = np.arange(len(events))
     following = order[np.minimum(place[births] + 1, len(events) - 1)]
     is_last = (following == births) | (events["sock"][births] != events["sock"][following])
-    same = ~is_last & (events["old_state"][following] == State.SYN_RECV)
+    # Another CPU may accept the child before this one has set it to ESTABLISHED.
+    is_next = (events["old_state"][following] == State.SYN_RECV) | (events["kind"][following] == Kind.ACCEPT)
+    same = ~is_last & is_next
     for name in NAMES:
         events[name][births[same]] = events[name][following[same]]
     last: npt.NDArray[np.intp] = births[is_last]
