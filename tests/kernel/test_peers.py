@@ -81,12 +81,14 @@ def test_ten_thousand_connections_give_the_same_transitions_as_tcpstates(trace, 
 
     tcpstates.stop()
 
-    theirs = Counter(row for row in tcpstates.rows() if ports & set(row[:2]) and row[1] != "0")
+    rows = [row for row in tcpstates.rows() if ports & set(row[:2])]
+    theirs = Counter(row for row in rows if row[1] != "0")
+    unnamed = sum(row[1:] == ("0", "LISTEN", "SYN_RECV") for row in rows)  # before Linux 6.15; ours are named
     ours = Counter((str(e["sport"]), str(e["dport"]), e["old"], e["new"]) for e in events)
     assert tracer.summary()["lost"] == 0
     assert ours.total() == 10 * CONNECTIONS
     assert Counter() == theirs - ours
-    assert (ours - theirs).total() <= tcpstates.lost()
+    assert (ours - theirs).total() <= tcpstates.lost() + unnamed
 
 
 TCPLIFE = Path("/usr/sbin/tcplife")
