@@ -95,10 +95,12 @@ class LiveState:
         self._now_ns = subject.started_ns
         self._wall_offset_ns = 0
         self._seen_ns = 0
+        self._looked_at: ConnectionArray | None = None
         self._complete_s: float | None = None
 
     def fold(self, batch: EventBatch) -> ConnectionArray:
         """Adds a batch; the connections that ended in it, as ConnectionTable.fold."""
+        self._looked_at = None
         self._now_ns, self._wall_offset_ns = batch.now_ns, batch.wall_offset_ns
         for reason, count in batch.lost.items():
             self._lost[reason] = self._lost.get(reason, 0) + count
@@ -120,6 +122,7 @@ class LiveState:
         Returns:
             The keys of connections that were added and whose owner is not known.
         """
+        self._looked_at = None
         self._comparison.reconcile(sample)
         unowned = self._merged.reconcile(sample)
         self._survey.time_wait = sample.time_wait or self._survey.time_wait
@@ -163,8 +166,10 @@ class LiveState:
         )
 
     def connections(self) -> ConnectionArray:
-        """The open connections: shape (n,), OPEN_DTYPE, a copy."""
-        return self._merged.table.open_connections()
+        """The open connections: shape (n,), OPEN_DTYPE; until the next batch or sample the same array, not to be changed."""
+        if self._looked_at is None:
+            self._looked_at = self._merged.table.open_connections()
+        return self._looked_at
 
     def remembered(self, socks: npt.NDArray[np.uint64]) -> ConnectionArray:
         """What is known of these sockets' connections, all zero where nothing is: shape of *socks*, OPEN_DTYPE."""
@@ -200,7 +205,7 @@ class LiveState:
         table = self._merged.table
         if not self._survey.is_due(len(table)):
             return
-        connections = table.open_connections()
+        connections = self.connections()
         self._latency.fold(connections, ended=False)
         self._latency.added_until(self._seen_ns)
         last = self._comparison.last
@@ -261,10 +266,17 @@ class Survey:
 
     def look(self, connections: ConnectionArray, home_netns: int, sample: Reconciliation | None, with_table: Reconciliation | None) -> None:
         """Looks through the connections: shape (n,), OPEN_DTYPE."""
-        at_home = connections["netns"] == home_netns
+        at_home, elsewhere = parted(connections, connections["netns"] == home_netns)
         self.top = top_lists(connections)
-        self.ports = port_usage(take(connections, at_home), sample.ports if sample is not None else None, self.time_wait)
-        self.namespaces = namespace_rows(take(connections, ~at_home), with_table)
+        self.ports = port_usage(at_home, sample.ports if sample is not None else None, self.time_wait)
+        self.namespaces = namespace_rows(elsewhere, with_table)
+
+
+def parted(connections: ConnectionArray, chosen: npt.NDArray[np.bool_]) -> tuple[ConnectionArray, ConnectionArray]:
+    """Those chosen, and the others; without a copy where all are."""
+    if chosen.all():
+        return connections, connections[:0]
+    return take(connections, chosen), take(connections, ~chosen)
 
 
 def namespace_rows(connections: ConnectionArray, sample: Reconciliation | None) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.events.addresses import address_text
-from tracer.events.records import take
 from tracer.state.connections import ConnectionArray
 from tracer.state.counting import distinct, sums
 from tracer.state.outcomes import Direction
@@ -70,9 +69,9 @@ def port_usage(connections: ConnectionArray, ports: PortRange | None, time_wait:
     if ports is None:
         return {"range": None, "available": None, "used": None, "usage_ratio": None, "time_wait": waiting, "by_destination": []}
     ours = (connections["direction"] != Direction.PASSIVE) & (connections["sport"] >= ports.low) & (connections["sport"] <= ports.high)
-    users = take(connections, np.flatnonzero(ours))
+    users = np.flatnonzero(ours)
     held = time_wait.held() if time_wait is not None else np.zeros(PORTS, dtype=np.bool_)
-    held[users["sport"]] = True
+    held[connections["sport"][users]] = True
     used = int(np.count_nonzero(held[ports.low : ports.high + 1]))
     return {
         "range": [ports.low, ports.high],
@@ -80,16 +79,18 @@ def port_usage(connections: ConnectionArray, ports: PortRange | None, time_wait:
         "used": used,
         "usage_ratio": ratio(used, ports.available),
         "time_wait": waiting,
-        "by_destination": destinations(users, time_wait, ports.available),
+        "by_destination": destinations(connections["daddr"][users], connections["dport"][users], time_wait, ports.available),
     }
 
 
-def destinations(users: ConnectionArray, time_wait: TimeWait | None, available: int) -> list[dict[str, Any]]:
-    """The destinations that the most local ports are used for, by the connections of shape (n,) and by those in TIME_WAIT."""
+def destinations(
+    addresses: npt.NDArray[np.void], ports: npt.NDArray[np.uint16], time_wait: TimeWait | None, available: int
+) -> list[dict[str, Any]]:
+    """The destinations that the most local ports are used for, by connections, shape (n,) each, and by those in TIME_WAIT."""
     waiting = time_wait.destinations if time_wait is not None else np.zeros(0, dtype=DESTINATION_DTYPE)
-    addresses = np.concatenate([users["daddr"], waiting["address"]])
-    ports = np.concatenate([users["dport"], waiting["port"]])
-    weights = np.concatenate([np.ones(len(users), dtype=np.int64), waiting["held"].astype(np.int64)])
+    weights = np.concatenate([np.ones(len(ports), dtype=np.int64), waiting["held"].astype(np.int64)])
+    addresses = np.concatenate([addresses, waiting["address"]])
+    ports = np.concatenate([ports, waiting["port"]])
     first, counts = sums(destination_keys(addresses, ports), weights)
     order = np.argsort(-counts, kind="stable")[:TOP]
     return [
