@@ -37,37 +37,18 @@ class Console:
 
     def __init__(self, namespace: str, folder: Path, refresh_s: float, page: str = "overview") -> None:
         self._summary, errors = folder / "summary", folder / "stderr"
-        own, terminal = pty.openpty()
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", LINES, COLUMNS, 0, 0))
-        command = [
-            sys.executable,
-            "-m",
-            "tracer",
-            "live",
-            "--netns",
-            namespace,
-            "--refresh",
-            str(refresh_s),
-            "--summary",
-            str(self._summary),
-        ]
-        with errors.open("w") as err:
-            self.process = subprocess.Popen(
-                command,
-                stdin=terminal,
-                stdout=terminal,
-                stderr=err,
-                cwd=ROOT,
-                env=os.environ | {"TERM": "xterm-256color"},
-                start_new_session=True,
-                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-            )
-        os.close(terminal)
+        options = ["--netns", namespace, "--refresh", str(refresh_s), "--summary", str(self._summary)]
+        self.pid, own = pty.fork()
+        if not self.pid:
+            os.chdir(ROOT)
+            os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT, 0o600), 2)
+            os.execve(sys.executable, [sys.executable, "-m", "tracer", "live", *options], os.environ | {"TERM": "xterm-256color"})
+        fcntl.ioctl(own, termios.TIOCSWINSZ, struct.pack("4H", LINES, COLUMNS, 0, 0))
         self._terminal = own
         self.drawn = 0
         threading.Thread(target=self._read, daemon=True).start()
         while not self.drawn:
-            if self.process.poll() is not None:
+            if os.waitpid(self.pid, os.WNOHANG)[0]:
                 sys.exit(errors.read_text())
             time.sleep(0.02)
         os.write(own, PAGES[page])
@@ -81,13 +62,13 @@ class Console:
 
     def share(self, seconds: float) -> float:
         """The share of one core that all of it takes for so long."""
-        before, since = cpu_s(self.process.pid), time.monotonic()
+        before, since = cpu_s(self.pid), time.monotonic()
         time.sleep(seconds)
-        return (cpu_s(self.process.pid) - before) / (time.monotonic() - since)
+        return (cpu_s(self.pid) - before) / (time.monotonic() - since)
 
     def stop(self) -> dict[str, float]:
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait()
+        os.kill(self.pid, signal.SIGINT)
+        os.waitpid(self.pid, 0)
         os.close(self._terminal)
         summary: dict[str, float] = json.loads(self._summary.read_text())
         return summary
@@ -112,16 +93,14 @@ def measure(options: argparse.Namespace, namespace: str, folder: Path) -> None:
         process.stderr.readline()
     for page in PAGES:
         slow, fast = (share_of(namespace, folder, refresh_s, page, options) for refresh_s in (1, 0.2))
-        print(
-            f"{options.open} sockets, {page}: {100 * slow:.2f} % at one a second, {(fast - slow) / 4 * 1000:.1f} ms a picture", flush=True
-        )
+        picture_ms = (fast - slow) / 4 * 1000
+        print(f"{options.open} sockets, {page}: {100 * slow:.2f} % at one a second, {picture_ms:.1f} ms a picture", flush=True)
     console = Console(namespace, folder, 0.2)
     load = subprocess.run([*inside, connload, "-j", "-d", "40", "-n", str(options.load)], check=True, capture_output=True, text=True)
     time.sleep(1)
     summary = console.stop()
-    print(
-        f"load: {json.loads(load.stdout)['rate_per_s']:.0f} connections/s, {summary['events']} events, {summary['lost']} lost, at five a second"
-    )
+    rate = json.loads(load.stdout)["rate_per_s"]
+    print(f"load, five pictures a second: {rate:.0f} connections/s, {summary['events']} events, {summary['lost']} lost")
     for process in held:
         process.send_signal(signal.SIGINT)
         process.wait()

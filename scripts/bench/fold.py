@@ -8,6 +8,7 @@ Tells nanoseconds per event with 100 and with 200,000 open connections in the ta
 Example: .venv/bin/python scripts/bench/fold.py
 """
 
+import argparse
 import statistics
 import sys
 import time
@@ -81,6 +82,7 @@ def nanoseconds_per_event(table: ConnectionTable, work: list[EventBatch]) -> flo
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[1]).parse_args()
     assert EVENT_DTYPE.itemsize == 120
     for overlap, label in ((1, "one connection at a time"), (1000, "1,000 at a time")):
         work = batches(make_lives(100_000, 1 << 50, overlap), 4096)

@@ -8,6 +8,7 @@ Example: sudo .venv/bin/python scripts/bench/log_check.py
 """
 
 import argparse
+import importlib.util
 import json
 import shlex
 import signal
@@ -66,6 +67,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--connections", type=int, default=46_000)
     options = parser.parse_args()
+    missing = [reader for reader in READERS if importlib.util.find_spec(reader) is None]
+    if missing:
+        sys.exit(f"log_check: {', '.join(missing)} not installed: run scripts/test --version, which installs what the tests use")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         summary = record(folder, build(folder), options.connections)

@@ -46,6 +46,8 @@ class BirthNames:
             Shape (m,): those that waited, then *events*, without those that wait now.
         """
         waited = self.rest()
+        if waited is None and not len(events):
+            return events
         if waited is not None:
             events = np.concatenate([waited, events])
         last = name_births(events)

@@ -28,6 +28,7 @@ DISCARDED: Final = 1 << 30
 LENGTH_MASK: Final = DISCARDED - 1
 
 SLOT_DTYPE = np.dtype([("length", "<u4"), ("page", "<u4"), ("event", EVENT_DTYPE)])
+NOTHING = np.zeros(0, dtype=EVENT_DTYPE)
 
 Position = npt.NDArray[np.uint64]
 
@@ -96,6 +97,8 @@ class RingReader:
         count = self.pending
         if count > self.capacity:
             raise RingError(f"the ring buffer claims {count} records where {self.capacity} fit", "report this, with the kernel's version")
+        if not count:
+            return NOTHING  # as most often at rest
         if limit is not None:
             count = min(count, limit)
         start = self._taken % self.capacity
