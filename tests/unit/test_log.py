@@ -23,6 +23,7 @@ from tracer.log import writer
 from tracer.log.codec import decode, encode
 from tracer.log.columns import LOG_COLUMNS, NOT_RECORDED
 from tracer.log.entries import FORMAT, Sample
+from tracer.log.reader import LogReader
 from tracer.log.schema import from_arrow, log_schema, to_arrow
 
 SIZES = (5, 0, 23, 1, 0, 0, 4096, 17)
@@ -86,6 +87,32 @@ def test_a_full_record_batch_is_written_at_once(monkeypatch):
     batches = make_batches((60, 60, 60), step_ns=1)
 
     assert [120, 60] == [batch.num_rows for batch in pa.ipc.open_stream(write(batches))]
+
+
+class Parts:
+    """A pipe whose writer has written one part more whenever it is read."""
+
+    def __init__(self, parts):
+        self._parts = iter(parts)
+        self.given = 0
+
+    def read(self, _size):
+        self.given += 1
+        return next(self._parts, b"")
+
+
+@pytest.mark.parametrize(("together", "read"), [(1, [2, 3, 4, 5, 6]), (2, [2, 2, 3, 3, 4])])
+def test_a_batch_that_came_whole_does_not_wait_for_the_next_one(monkeypatch, together, read):
+    monkeypatch.setattr(writer, "ROWS", 1)
+    written = []
+    log = writer.LogWriter(written.append, make_info())
+    batches = make_batches((3,) * 5)
+    for batch in batches:
+        log.append(batch)
+    pipe = Parts([written[0], *(b"".join(written[i : i + together]) for i in range(1, len(written), together))])
+    found = [(pipe.given, plain(item)) for item in LogReader(pipe, "pipe").items() if isinstance(item, EventBatch)]
+
+    assert (read, [plain(batch) for batch in batches]) == ([given for given, _ in found], [batch for _, batch in found])
 
 
 def test_samples_stay_at_their_place():

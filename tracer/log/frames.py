@@ -110,6 +110,12 @@ class FrameReader:
             else:
                 yield self._skip()
 
+    @property
+    def is_next_here(self) -> bool:
+        """Whether the next frame has been read from the stream already, as far as its label tells."""
+        found = LABEL.search(self._buffer, 8, NEAR)
+        return found is not None and len(self._buffer) >= int(found[2], 16)
+
     def _is_end_mark(self) -> bool:
         return self._has(8) and self._buffer.startswith(END_OF_STREAM) and not self._has(9)
 

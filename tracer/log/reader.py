@@ -7,7 +7,10 @@ was cut off gives all that was written whole.
 """
 
 import zlib
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -23,6 +26,8 @@ from tracer.log.schema import from_arrow, log_schema
 DAMAGED = "damaged"
 #: Handing out twenty small columns to threads costs more than decompressing them.
 READ_OPTIONS = pa.ipc.IpcReadOptions(use_threads=False)
+#: The events of a frame, and its metadata as they are packed.
+Decompressed = tuple[pa.RecordBatch, bytes]
 NO_RECORDING = "give a file that `tcptrace record` wrote"
 
 
@@ -68,7 +73,8 @@ class LogReader:
 
     def __init__(self, stream: Readable, name: str, first_event: int | None = None) -> None:
         self._name = name
-        self._stretches = iter(FrameReader(stream))
+        self._reader = FrameReader(stream)
+        self._stretches = iter(self._reader)
         self._held: list[SoundFrame] = []
         self.condition = Condition()
         self.next_event = first_event
@@ -103,7 +109,8 @@ class LogReader:
             raise RecordingError(f"{self._name} does not say what it holds: {error}", NO_RECORDING) from error
 
     def _run_of_batch(self, frame: SoundFrame) -> RunInfo:
-        _, entries = self._decode(frame)
+        with self._telling(frame):
+            entries = unpack(self._decompress(frame)[1])
         for entry in entries.entries:
             if isinstance(entry, Sample) and entry.kind == "run":
                 return msgspec.json.decode(entry.content, type=RunInfo)
@@ -123,12 +130,25 @@ class LogReader:
     def items(self) -> Iterator[EventBatch | Sample]:
         """Everything in the recording, in the order in which it happened."""
         entries: Frame | None = None
-        for frame in self._frames():
-            events, entries = self._decode(frame)
+        for events, entries in self._decoded():
             yield from self._unfold(events, entries)
         if self._missing and entries is not None:
             yield self._batch(no_events(), entries, Taken(0, 0, 0))
         self.condition.is_known = True
+
+    def _decoded(self) -> Iterator[tuple[EventArray, Frame]]:
+        """
+        Every frame, decoded. While one is folded a thread decompresses the next, where that has been read already: a pipe is not waited
+        for. The thread does nothing else, since decompression alone leaves the interpreter to others.
+        """
+        with ThreadPoolExecutor(1, "decompress") as thread:
+            ahead: deque[tuple[SoundFrame, Future[Decompressed]]] = deque()
+            for frame in self._frames():
+                ahead.append((frame, thread.submit(self._decompress, frame)))
+                while ahead and (len(ahead) > 1 or not self._reader.is_next_here):
+                    yield self._decode(*ahead.popleft())
+            while ahead:
+                yield self._decode(*ahead.popleft())
 
     def _frames(self) -> Iterator[SoundFrame]:
         while self._held:
@@ -145,19 +165,29 @@ class LogReader:
         elif isinstance(stretch, CutOff):
             self.condition.cut_bytes = stretch.length
 
-    def _decode(self, frame: SoundFrame) -> tuple[EventArray, Frame]:
+    def _decompress(self, frame: SoundFrame) -> Decompressed:
         """
-        The events and the metadata of a frame, which is known to be as it was written.
+        The record batch and the metadata of a frame, which is known to be as it was written.
 
         Raises:
             RecordingError: another recording begins here, or another version wrote it.
         """
         if first_schema_metadata(frame.data) is not None:
             raise RecordingError(f"another recording begins in {self._name} at byte {frame.position}", "keep each in a file of its own")
+        with self._telling(frame), pa.ipc.open_stream(pa.py_buffer(self._beginning + frame.data), options=READ_OPTIONS) as reader:
+            batch, metadata = reader.read_next_batch_with_custom_metadata()
+            return batch, metadata[ENTRIES_KEY.encode()]
+
+    def _decode(self, frame: SoundFrame, decompressing: Future[Decompressed]) -> tuple[EventArray, Frame]:
+        batch, entries = decompressing.result()
+        with self._telling(frame):
+            return from_arrow(batch), unpack(entries)
+
+    @contextmanager
+    def _telling(self, frame: SoundFrame) -> Iterator[None]:
+        """Says where the recording holds what cannot be decoded."""
         try:
-            with pa.ipc.open_stream(pa.py_buffer(self._beginning + frame.data), options=READ_OPTIONS) as reader:
-                batch, metadata = reader.read_next_batch_with_custom_metadata()
-            return from_arrow(batch), unpack(metadata[ENTRIES_KEY.encode()])
+            yield
         except (pa.ArrowException, msgspec.MsgspecError, ValueError, KeyError, zlib.error) as error:
             raise RecordingError(
                 f"{self._name} holds at byte {frame.position} what this version cannot read: {error}",

