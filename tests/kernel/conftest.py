@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.kernel.hidden import Witness
 from tracer.kernel.facts import probe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,27 +67,6 @@ class HiddenSoftirqError(Exception):
     Raised instead of the failure, and the test is run again. Seen in a virtual machine one of whose processes hits no tracepoint at
     all, with the softirqs that happen to interrupt it (README, "What the numbers mean").
     """
-
-
-class Witness:
-    """Counts the softirqs that no tracepoint told of, see witness.py; none where the host takes no BPF."""
-
-    def __init__(self, python: str) -> None:
-        command = [python, str(Path(__file__).with_name("witness.py")), str(ROOT / "bpf" / "kernel-headers")]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-    def hidden(self) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write("\n")
-            self._process.stdin.flush()
-        return int(self._process.stdout.readline() or 0)
-
-    def end(self) -> None:
-        self._process.kill()
-        with contextlib.suppress(BrokenPipeError):
-            self._process.communicate()
 
 
 @pytest.fixture(scope="session")
