@@ -109,8 +109,14 @@ def _group_texts(zero: str) -> npt.NDArray[np.uint32]:
 
 def integer_characters(values: npt.NDArray[np.integer]) -> Characters:
     """Non-negative integers, shape (n,), in decimal: shape (n, digits of the largest), right-aligned."""
-    largest = int(values.max(initial=0))
+    if not len(values):
+        return np.empty((0, 1), dtype=np.uint8)
+    largest = int(values.max())
     digits = len(str(largest))
+    if int(values.min()) == largest:
+        return np.broadcast_to(np.frombuffer(str(largest).encode(), dtype=np.uint8), (len(values), digits))
+    if largest < GROUP:
+        return _group_texts("0")[values.astype(np.intp) + GROUP].view(np.uint8).reshape(-1, 4)[:, 4 - digits :]
     groups = -(-digits // 4)
     rest: npt.NDArray[Any] = values.astype(np.uint32 if largest < 1 << 32 else np.uint64)
     texts = np.empty((len(values), groups), dtype=np.uint32)
@@ -194,6 +200,9 @@ def _octet_texts(end: str) -> npt.NDArray[np.uint32]:
 def addresses(column: npt.NDArray[np.void]) -> Cells:
     """Addresses of 16 bytes, shape (n,); IPv4 in its own form."""
     raw = np.ascontiguousarray(column).view(np.uint8).reshape(-1, 16)
+    if len(raw) and (column == column[0]).all():
+        text = address_text(raw[0].tobytes()).encode()
+        return Cells(np.broadcast_to(np.frombuffer(text, dtype=np.uint8), (len(raw), len(text))), is_text=True)
     is_v4 = (raw[:, :12] == np.frombuffer(V4_PREFIX, dtype=np.uint8)).all(axis=1)
     if not is_v4.all():
         return Cells(_any_addresses(raw), is_text=True)
