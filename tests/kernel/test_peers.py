@@ -74,7 +74,7 @@ def test_ten_thousand_connections_give_the_same_transitions_as_tcpstates(trace, 
     """
     One thread is client and server: with two processes tcpstates misses many transitions and does not count them.
 
-    The kernel skips its program where a softirq interrupts it; see bpf/tcptrace.bpf.c, on_set_state_nested. A slow machine does so even here.
+    The kernel skips its program where a softirq interrupts it, on a slow machine even so; see bpf/tcptrace.bpf.c, on_set_state_nested.
     """
     tracer = trace()
     # Ports tell the namespace's traffic from the host's: nothing else uses a server port of this range.
