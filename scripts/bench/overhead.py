@@ -23,6 +23,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = {"tcpstates": ["/usr/sbin/tcpstates"], "tcpstates-bpfcc": ["/usr/sbin/tcpstates-bpfcc"], "tcplife": ["/usr/sbin/tcplife"]}
 
+#: Until what is done once is done, in seconds.
+SETTLE_S = 1.5
+
 
 def build(folder: Path) -> Path:
     binary = folder / "connload"
@@ -46,6 +49,7 @@ def under_tcptrace(binary: Path, folder: Path, options: argparse.Namespace) -> t
             if process.poll() is not None:
                 sys.exit(errors.read_text())
             time.sleep(0.02)
+        time.sleep(SETTLE_S)
         idle = cpu_s(process.pid)
         result = load(binary, options.connections)
         process.send_signal(signal.SIGINT)
@@ -60,7 +64,7 @@ def under_peer(binary: Path, folder: Path, options: argparse.Namespace) -> tuple
     with (folder / "peer").open("w") as out:
         command = ["unshare", "--mount", "bash", "-c", mount + shlex.join(PEERS[options.peer])]
         process = subprocess.Popen(command, stdout=out, stderr=out)
-        time.sleep(5 if "bpfcc" in options.peer else 1.5)
+        time.sleep(5 if "bpfcc" in options.peer else SETTLE_S)
         idle = cpu_s(process.pid)
         result = load(binary, options.connections)
         time.sleep(0.5)
