@@ -115,9 +115,24 @@ def integer_characters(values: npt.NDArray[np.integer]) -> Characters:
     digits = len(str(largest))
     if int(values.min()) == largest:
         return np.broadcast_to(np.frombuffer(str(largest).encode(), dtype=np.uint8), (len(values), digits))
-    if largest < GROUP:
-        return _group_texts("0")[values.astype(np.intp) + GROUP].view(np.uint8).reshape(-1, 4)[:, 4 - digits :]
+    if largest < len(_small_texts()):
+        small: Characters = _small_texts()[values].view(np.uint8).reshape(-1, 8)[:, 8 - digits :]
+        return small
+    return _in_groups(values, digits)
+
+
+@cache
+def _small_texts() -> npt.NDArray[np.uint64]:
+    """The numbers below 1 << 16, most of all ports, right-aligned."""
+    texts = np.zeros((1 << 16, 8), dtype=np.uint8)
+    texts[:, 3:] = _in_groups(np.arange(1 << 16), 5)
+    return texts.view(np.uint64)[:, 0]
+
+
+def _in_groups(values: npt.NDArray[np.integer], digits: int) -> Characters:
+    """integer_characters(), by groups of digits."""
     groups = -(-digits // 4)
+    largest = 10**digits - 1
     rest: npt.NDArray[Any] = values.astype(np.uint32 if largest < 1 << 32 else np.uint64)
     texts = np.empty((len(values), groups), dtype=np.uint32)
     for place in reversed(range(groups)):
@@ -172,15 +187,15 @@ def wall_times(ts_ns: npt.NDArray[np.uint64], wall_offset_ns: int) -> Cells:
     seconds = wall // NS
     nanoseconds = (wall - seconds * NS).astype(np.uint32)
     different, index = distinct(seconds)
+    frames = np.char.add(_second_texts(different), b".000000000Z").view(np.uint8).reshape(-1, 30)
     characters = np.empty((len(wall), 30), dtype=np.uint8)
-    characters[:, :19] = _second_texts(different)[index].view(np.uint8).reshape(-1, 19)
-    characters[:, 19] = ord(".")
+    characters[:] = frames if len(different) == 1 else frames[index]
     high = nanoseconds // GROUP
-    characters[:, 20] = high // GROUP + ord("0")
+    billions = high // GROUP
+    characters[:, 20] = billions + ord("0")
     padded = _group_texts("0")
-    characters[:, 21:25] = padded[high % GROUP].view(np.uint8).reshape(-1, 4)
-    characters[:, 25:29] = padded[nanoseconds % GROUP].view(np.uint8).reshape(-1, 4)
-    characters[:, 29] = ord("Z")
+    characters[:, 21:25] = padded[high - billions * GROUP].view(np.uint8).reshape(-1, 4)
+    characters[:, 25:29] = padded[nanoseconds - high * GROUP].view(np.uint8).reshape(-1, 4)
     return Cells(characters, is_text=True)
 
 
@@ -193,8 +208,10 @@ def distinct(values: npt.NDArray[Scalar]) -> tuple[npt.NDArray[Scalar], npt.NDAr
 
 
 @cache
-def _octet_texts(end: str) -> npt.NDArray[np.uint32]:
-    return np.frombuffer(b"".join(f"{octet}{end}".encode().rjust(4, b"\0") for octet in range(256)), dtype=np.uint32)
+def _octet_texts(end: str) -> npt.NDArray[np.uint64]:
+    """Two octets of an address, the first in the low byte, and what follows them: shape (65536,)."""
+    octets = [f"{octet}".encode() for octet in range(256)]
+    return np.frombuffer(b"".join((low + b"." + high + end.encode()).rjust(8, b"\0") for high in octets for low in octets), dtype=np.uint64)
 
 
 def addresses(column: npt.NDArray[np.void]) -> Cells:
@@ -203,12 +220,13 @@ def addresses(column: npt.NDArray[np.void]) -> Cells:
     if len(raw) and (column == column[0]).all():
         text = address_text(raw[0].tobytes()).encode()
         return Cells(np.broadcast_to(np.frombuffer(text, dtype=np.uint8), (len(raw), len(text))), is_text=True)
-    is_v4 = (raw[:, :12] == np.frombuffer(V4_PREFIX, dtype=np.uint8)).all(axis=1)
-    if not is_v4.all():
+    prefixes = raw.view(np.uint32)[:, :3]
+    if not (prefixes == np.frombuffer(V4_PREFIX, dtype=np.uint32)).all():
         return Cells(_any_addresses(raw), is_text=True)
-    texts = np.empty((len(raw), 4), dtype=np.uint32)
-    for place in range(4):
-        texts[:, place] = _octet_texts("." if place < 3 else "")[raw[:, 12 + place]]
+    halves = raw.view(np.uint16)
+    texts = np.empty((len(raw), 2), dtype=np.uint64)
+    texts[:, 0] = _octet_texts(".")[halves[:, 6]]
+    texts[:, 1] = _octet_texts("")[halves[:, 7]]
     return Cells(texts.view(np.uint8), is_text=True)
 
 
@@ -219,16 +237,14 @@ def _any_addresses(raw: Characters) -> Characters:
 
 
 @cache
-def _is_plain() -> Mask:
-    """Which characters mean nothing in any format, by code: shape (256,). NUL is padding."""
-    plain = np.array([chr(code).isascii() and chr(code).isprintable() and chr(code) not in '"\\,' for code in range(256)])
-    plain[0] = True
-    return plain
+def _plain() -> bytes:
+    """The characters that mean nothing in any format; NUL is padding."""
+    return bytes(code for code in range(128) if not code or (chr(code).isprintable() and chr(code) not in '"\\,'))
 
 
 def task_names(column: npt.NDArray[np.bytes_]) -> Column:
     """Names of tasks, shape (n,), S16; bytes that are not UTF-8 stay visible as escapes."""
     characters = np.ascontiguousarray(column).view(np.uint8).reshape(-1, column.dtype.itemsize)
-    if _is_plain()[characters].all():
+    if not characters.tobytes().translate(None, _plain()):
         return Cells(characters, is_text=True)
     return words_of([name.decode(errors="backslashreplace") for name in column.tolist()])

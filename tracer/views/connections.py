@@ -114,7 +114,8 @@ def _span(find: Callable[[ConnectionArray], Span], unit_ns: int) -> Callable[[Co
 
     def column(rows: ConnectionRows) -> Column:
         found = find(rows.connections)
-        return thousandths((found.ns + unit_ns // 2000) // (unit_ns // 1000)).where(found.known)
+        known_ns = np.where(found.known, found.ns, 0)
+        return thousandths((known_ns + unit_ns // 2000) // (unit_ns // 1000)).where(found.known)
 
     return column
 

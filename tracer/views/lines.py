@@ -116,15 +116,16 @@ def _around(inner: Characters, quote: bytes, known: Mask | None, absent: bytes) 
     return matrix
 
 
-def join(matrices: Sequence[Characters], form: Format) -> bytes:
+def join(matrices: Sequence[Characters], form: Format) -> bytearray:
     """Lines from the columns' characters, each of shape (n, its width), without the NULs that pad them."""
     widths = [matrix.shape[1] for matrix in matrices]
     template = b"".join(before + bytes(width) for before, width in zip(form.before, widths, strict=True)) + form.end
-    lines = np.empty((len(matrices[0]), len(template)), dtype=np.uint8)
+    buffer = bytearray(len(matrices[0]) * len(template))
+    lines = np.frombuffer(buffer, dtype=np.uint8).reshape(len(matrices[0]), len(template))
     lines[:] = np.frombuffer(template, dtype=np.uint8)
     place = 0
     for before, width, matrix in zip(form.before, widths, matrices, strict=True):
         place += len(before)
         lines[:, place : place + width] = matrix
         place += width
-    return lines.tobytes().translate(None, b"\0")
+    return buffer.translate(None, b"\0")
