@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tracer.events.batch import EventBatch
 from tracer.events.schema import EVENT_DTYPE, Flag, Kind, State
+from tracer.kernel.capture import BATCH_LIMIT
 from tracer.kernel.ring import SLOT_DTYPE
 from tracer.state.connections import ConnectionTable
 
@@ -85,7 +86,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[1]).parse_args()
     assert EVENT_DTYPE.itemsize == 120
     for overlap, label in ((1, "one connection at a time"), (1000, "1,000 at a time")):
-        work = batches(make_lives(100_000, 1 << 50, overlap), 4096)
+        work = batches(make_lives(100_000, 1 << 50, overlap), BATCH_LIMIT)
         few, many = ConnectionTable(), ConnectionTable()
         open_connections(few, 100)
         tracemalloc.start()

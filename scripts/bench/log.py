@@ -29,6 +29,7 @@ from tracer.cli.reconciling import RecordedReconciler, recorded_counters
 from tracer.cli.recorded import RecordedCapture
 from tracer.cli.run import Stop, make_run
 from tracer.events.batch import EventBatch
+from tracer.kernel.capture import BATCH_LIMIT
 from tracer.log.writer import LogWriter
 
 QUERY = "SELECT count(*), count(DISTINCT sport), max(in_state_us) FROM events"
@@ -41,8 +42,8 @@ def make(path: Path, count: int) -> None:
         for first in range(0, count, 1_100_000):
             events = make_lives(100_000, 1 << 50, 1000).copy()
             events["ts_ns"] += first * 1000
-            for i in range(0, len(events), 4096):
-                part = events[i : i + 4096]
+            for i in range(0, len(events), BATCH_LIMIT):
+                part = events[i : i + BATCH_LIMIT]
                 log.append(EventBatch(part, int(part["ts_ns"][-1]) + 1, WALL_NS))
         log.close("stopped")
 

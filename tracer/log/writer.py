@@ -23,9 +23,9 @@ from tracer.log.schema import log_schema, to_arrow
 Compression = Literal["zstd", "lz4", "none"]
 Put = Callable[[bytes], None]
 
-#: Events of a record batch, give or take one batch: each column of each costs 20 us to decompress, however short it is. Twice as many
-#: need 10 MB more, and are no quicker to read.
-ROWS: Final = 16384
+#: Events of a record batch, give or take one batch: twice as many as a capture gives at once would need 5 MB more, and half as many would
+#: be slower to read, since decompressing a column costs 20 us however short it is.
+ROWS: Final = 8192
 #: How long events may wait.
 FLUSH_NS: Final = 1_000_000_000
 #: How long may wait what has neither events nor losses in it: on a host at rest each write costs more than what it says.
