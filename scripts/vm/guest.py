@@ -18,6 +18,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -151,19 +152,36 @@ def boot(words: list[str], lab: Path, console: int, time_limit_s: float, output:
     Prints meanwhile what the guest writes to *output*.
     """
     environment = {**os.environ, "PATH": f"{lab / 'venv' / 'bin'}:{os.environ['PATH']}"}
-    process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=console, stderr=console, cwd=lab, env=environment, start_new_session=True
-    )
+    process: subprocess.Popen[bytes] | None = None
     deadline, printed = time.monotonic() + time_limit_s, 0
     try:
+        with later(signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=console, stderr=console, cwd=lab, env=environment, start_new_session=True
+            )
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
             printed += print_from(output, printed)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     print_from(output, printed)
+
+
+@contextlib.contextmanager
+def later(*numbers: int) -> Iterator[None]:
+    """Keeps signals until the end of the block: one that came while a process is started would leave it to nobody."""
+    came: list[int] = []
+    handlers = [(number, signal.signal(number, lambda number, _: came.append(number))) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def print_from(path: Path, position: int) -> int:
