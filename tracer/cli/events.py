@@ -54,5 +54,6 @@ def write_events(run: Run, writer: EventWriter, table: SocketTable) -> None:
         if not owners.keeps_all:
             rows = rows.only(owners.keep(rows.context))
         allowed = run.room(len(rows))
-        writer.write(rows.only(slice(allowed)))
+        if allowed:
+            writer.write(rows.only(slice(allowed)))
         sys.stdout.buffer.flush()

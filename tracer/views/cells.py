@@ -102,9 +102,12 @@ def _group_texts(zero: str) -> npt.NDArray[np.uint32]:
     The first half has all four digits, for a group that others stand before; the second begins with the first digit that counts,
     where it says *zero* for 0.
     """
-    padded = [f"{group:04}".encode() for group in range(GROUP)]
-    leading = [zero.encode().rjust(4, b"\0"), *(f"{group}".encode().rjust(4, b"\0") for group in range(1, GROUP))]
-    return np.frombuffer(b"".join(padded + leading), dtype=np.uint32)
+    groups = np.arange(GROUP)[:, np.newaxis]
+    powers = np.array([1000, 100, 10, 1])
+    padded = (groups // powers % 10 + ord("0")).astype(np.uint8)
+    leading = np.where(groups >= powers, padded, np.uint8(0))
+    leading[0, 3] = ord(zero or "\0")
+    return np.concatenate([padded, leading]).view(np.uint32)[:, 0]
 
 
 def integer_characters(values: npt.NDArray[np.integer]) -> Characters:
@@ -165,7 +168,10 @@ def thousandths(values: npt.NDArray[np.integer]) -> Cells:
 
 @cache
 def _hex_texts() -> npt.NDArray[np.uint32]:
-    return np.frombuffer(b"".join(f"{n:04x}".encode() for n in range(1 << 16)), dtype=np.uint32)
+    """Numbers of 16 bits in four hexadecimal digits: shape (65536,)."""
+    digits = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
+    texts: npt.NDArray[np.uint32] = digits[np.arange(1 << 16)[:, np.newaxis] >> np.array([12, 8, 4, 0]) & 15].view(np.uint32)[:, 0]
+    return texts
 
 
 def kernel_addresses(values: npt.NDArray[np.uint64]) -> Cells:
@@ -210,8 +216,13 @@ def distinct(values: npt.NDArray[Scalar]) -> tuple[npt.NDArray[Scalar], npt.NDAr
 @cache
 def _octet_texts(end: str) -> npt.NDArray[np.uint64]:
     """Two octets of an address, the first in the low byte, and what follows them: shape (65536,)."""
-    octets = [f"{octet}".encode() for octet in range(256)]
-    return np.frombuffer(b"".join((low + b"." + high + end.encode()).rjust(8, b"\0") for high in octets for low in octets), dtype=np.uint64)
+    octets = _group_texts("0")[GROUP : GROUP + 256].view(np.uint8).reshape(256, 4)[:, 1:]
+    texts = np.zeros((256, 256, 8), dtype=np.uint8)
+    texts[:, :, :3] = octets
+    texts[:, :, 3] = ord(".")
+    texts[:, :, 4:7] = octets[:, np.newaxis]
+    texts[:, :, 7] = ord(end or "\0")
+    return texts.reshape(1 << 16, 8).view(np.uint64)[:, 0]
 
 
 def addresses(column: npt.NDArray[np.void]) -> Cells:

@@ -23,6 +23,7 @@ from tracer.views.cells import (
     wall_times,
 )
 
+KINDS = tuple(KIND_NAMES.get(kind) for kind in range(max(KIND_NAMES) + 1))
 PID_SOURCES: tuple[str | None, ...] = tuple(None if s is PidSource.NONE else s.name.lower() for s in PidSource)
 
 
@@ -65,7 +66,7 @@ def error_names(errors: npt.NDArray[np.uint16]) -> Words:
 
 
 def _kinds(rows: Rows) -> Words:
-    return choices([KIND_NAMES.get(kind) for kind in range(max(KIND_NAMES) + 1)], rows.events["kind"])
+    return choices(KINDS, rows.events["kind"])
 
 
 def _states(name: str) -> Callable[[Rows], Column]:

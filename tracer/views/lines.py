@@ -5,10 +5,12 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from tracer.views.cells import Characters, Column, Mask, Words
 
@@ -95,13 +97,19 @@ def characters(column: Column, form: Format) -> Characters:
     """A column's characters with what the format puts around them: shape (n, width)."""
     if isinstance(column, Words):
         encode = form.word if column.is_text else str.encode
-        texts = np.array([*map(encode, column.words), form.absent], dtype=np.bytes_)[column.index]
+        texts = _texts(encode, tuple(column.words), form.absent)[column.index]
         return texts.view(np.uint8).reshape(len(column.index), texts.itemsize)
     known = None if column.known is None or column.known.all() else column.known
     quote = form.quote if column.is_text else b""
     if known is None and not quote:
         return column.characters
     return _around(column.characters, quote, known, form.absent)
+
+
+@lru_cache(maxsize=256)
+def _texts(encode: Callable[[str], bytes], words: tuple[str, ...], absent: bytes) -> npt.NDArray[np.bytes_]:
+    """The words as a format writes them, and last what it writes for none; most columns have the same ones each time."""
+    return np.array([*map(encode, words), absent], dtype=np.bytes_)
 
 
 def _around(inner: Characters, quote: bytes, known: Mask | None, absent: bytes) -> Characters:
