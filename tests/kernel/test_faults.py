@@ -9,6 +9,7 @@ import pytest
 
 from tests.kernel.conftest import ROOT
 from tests.kernel.hooks import load, request_of, working
+from tracer.kernel.facts import probe
 from tracer.kernel.plan import ACCEPT_CANDIDATES, Candidate, HookPlan
 
 EVENTS = [sys.executable, "-m", "tracer", "events", "--duration", "0.2"]
@@ -78,8 +79,10 @@ def test_with_a_read_only_sys_the_best_hooks_that_need_no_tracefs_or_can_mount_i
     assert hooks["accept"] == working()["accept"][0]
 
 
+#: Maps count as locked memory, and BCC raises the limit.
+MAPS_ARE_LOCKED = probe().version < (5, 11)
 #: A container with the two capabilities that BPF needs, and without the one that mounts a tracefs.
-NO_MOUNT = ["setpriv", "--bounding-set", "-all,+bpf,+perfmon,+net_admin", "--"]
+NO_MOUNT = ["setpriv", "--bounding-set", "-all,+bpf,+perfmon,+net_admin" + ",+sys_resource" * MAPS_ARE_LOCKED, "--"]
 #: Most containers.
 NO_BPF = ["setpriv", "--bounding-set", "-bpf,-perfmon,-sys_admin", "--"]
 UNMOUNTED = "{ umount -q /sys/kernel/tracing; umount -q /sys/kernel/debug; true; }"
@@ -102,6 +105,16 @@ def test_a_hook_that_was_asked_for_and_needs_a_tracefs_is_one_clear_error_withou
     assert done.returncode == 3
     assert done.stderr.startswith("tcptrace: error: ")
     assert "tracefs" in done.stderr
+
+
+def test_too_little_locked_memory_is_one_clear_error():
+    if not MAPS_ARE_LOCKED:
+        pytest.skip("on this kernel maps do not count as locked memory")
+    done = run("setpriv", "--bounding-set", "-sys_resource", "--", "bash", "-c", 'ulimit -l 64 && exec "$@"', "bash", *EVENTS)
+
+    assert done.returncode == 3
+    assert done.stderr.startswith("tcptrace: error: the kernel does not let us make BPF maps")
+    assert "ulimit -l unlimited" in done.stderr
 
 
 def test_root_in_a_container_without_cap_bpf_is_told_what_it_lacks():

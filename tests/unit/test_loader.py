@@ -59,6 +59,14 @@ def test_the_compilers_first_error_is_shown_and_the_rest_kept(load):
     assert "nor this" in error.value.log
 
 
+def test_a_map_that_the_kernel_refuses_tells_of_locked_memory(load):
+    said = "print('could not open bpf map: events, error: Operation not permitted', file=sys.stderr, flush=True)\n"
+    with pytest.raises(HostError, match="locked memory") as error:
+        load(said + fails("compile"))
+
+    assert "ulimit -l unlimited" in error.value.advice
+
+
 @pytest.mark.parametrize(
     "said", ["unknown func bpf_probe_read_kernel#113", "program of this type cannot use helper bpf_probe_read_kernel#113"]
 )

@@ -27,6 +27,9 @@ TIMEOUT_S = 120.0
 #: What the verifier says of the helper that lockdown takes away, where the mode itself cannot be read; since 6.9 in the second form.
 #: Source: kernel/trace/bpf_trace.c, LOCKDOWN_BPF_READ_KERNEL; kernel/bpf/verifier.c, check_helper_call().
 MISSING_HELPER = re.compile(r"(?:unknown func|cannot use helper) bpf_probe_read_kernel\b")
+#: What BCC says of a map that the kernel refuses. Before d5299b67dd59 ("bpf: Memcg-based memory accounting for bpf maps", v5.11) and its
+#: companions maps count against RLIMIT_MEMLOCK, which BCC raises where it may.
+REFUSED_MAP = re.compile(r"could not open bpf map: \S+ error: Operation not permitted")
 #: The kernel passes at most SCM_MAX_FD = 253 in one message.
 MAX_DESCRIPTORS = 253
 MAX_REPLY_BYTES = 1 << 18
@@ -199,20 +202,34 @@ def explain(failure: Failure, log: str) -> TcptraceError:
         )
     if failure.stage == "btf":
         return HostError(failure.message, "use a kernel with CONFIG_DEBUG_INFO_BTF=y", log)
-    if failure.stage == "load" and MISSING_HELPER.search(log):
-        return locked_down(log)
-    if failure.stage in ("load", "attach") and failure.errno == errno.EPERM:
-        return HostError(
-            f"the kernel does not let us trace: {failure.message}",
-            "run it as root on the host itself; in a container it needs CAP_BPF and CAP_PERFMON; see: tcptrace doctor",
-            log,
-        )
+    refused = refusal(failure, log)
+    if refused is not None:
+        return refused
     if failure.stage == "attach":
         return HostError(f"a hook could not be attached: {failure.message}", "see what this host has: tcptrace doctor", log)
     problem = {"compile": "the BPF programs were not compiled", "load": "a BPF program was not accepted"}.get(
         failure.stage, "the loader failed"
     )
     return ProgramError(f"{problem}: {last_line(log) or failure.message}", "run it with --debug and report what it prints", log)
+
+
+def refusal(failure: Failure, log: str) -> HostError | None:
+    """What to tell whom the kernel does not let trace; None: it has not refused."""
+    if failure.stage == "load" and MISSING_HELPER.search(log):
+        return locked_down(log)
+    if failure.stage == "compile" and REFUSED_MAP.search(log):
+        return HostError(
+            "the kernel does not let us make BPF maps: before Linux 5.11 they count as locked memory, of which the limit allows too little",
+            "raise it: ulimit -l unlimited, LimitMEMLOCK=infinity in a systemd unit, or give the container CAP_SYS_RESOURCE",
+            log,
+        )
+    if failure.stage in ("load", "attach") and failure.errno == errno.EPERM:
+        return HostError(
+            f"the kernel does not let us trace: {failure.message}",
+            "run it as root on the host itself; in a container it needs CAP_BPF and CAP_PERFMON; see: tcptrace doctor",
+            log,
+        )
+    return None
 
 
 def last_line(log: str) -> str:
