@@ -24,9 +24,9 @@ from tracer.kernel.plan import CapturePlan, make_request
 from tracer.kernel.ring import Ring
 
 POLL_S = 0.05
-#: Events of one batch at most: few enough that a caller has done with it before a ring fills, and enough that NumPy's calls cost little for
-#: each: a fold takes 40 % less for an event than with 4096.
-BATCH_LIMIT = 16384
+#: Events of one batch at most: few enough that the ring is looked at again after some milliseconds of a caller's work, and enough that NumPy's
+#: calls cost little for each: a fold takes a quarter less for an event than with half as many.
+BATCH_LIMIT = 8192
 #: Events that wait for a slow caller at most, 64 MB; beyond it records stay in the ring, and the kernel counts what finds no room.
 BACKLOG_LIMIT = 1 << 19
 
@@ -163,7 +163,7 @@ class Capture:
             self._refill(waiting)
             while waiting:
                 yield waiting.popleft()
-                if self._ring.reader.pending > self.ring_capacity // 4:
+                if self._ring.reader.pending > self.ring_capacity // 8:
                     self._refill(waiting)
             self._epoll.poll(poll_s)
             if not self._ring.reader.pending:
