@@ -24,8 +24,8 @@ from tracer.kernel.plan import CapturePlan, make_request
 from tracer.kernel.ring import Ring
 
 POLL_S = 0.05
-#: Events of one batch at most: few enough that the ring is looked at again after some milliseconds of a caller's work, and enough that NumPy's
-#: calls cost little for each: a fold takes a quarter less for an event than with half as many.
+#: Events of one batch at most: few enough that the ring is looked at again after some milliseconds of a caller's work, and enough that
+#: NumPy's calls cost little for each: a fold takes a quarter less for an event than with half as many.
 BATCH_LIMIT = 8192
 #: Events that wait for a slow caller at most, 64 MB; beyond it records stay in the ring, and the kernel counts what finds no room.
 BACKLOG_LIMIT = 1 << 19

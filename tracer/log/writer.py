@@ -23,8 +23,8 @@ from tracer.log.schema import log_schema, to_arrow
 Compression = Literal["zstd", "lz4", "none"]
 Put = Callable[[bytes], None]
 
-#: Events of a record batch, give or take one batch: twice as many need 5 MB more, and half as many are slower to read, since decompressing a
-#: column costs 20 us however short it is.
+#: Events of a record batch, give or take one batch: twice as many need 5 MB more, and half as many are slower to read, since a column
+#: takes 20 us to decompress however short it is.
 ROWS: Final = 8192
 #: How long events may wait.
 FLUSH_NS: Final = 1_000_000_000
