@@ -49,8 +49,8 @@ OPEN_DTYPE = np.dtype(
     ]
 )
 
-#: A connection that has ended. bytes_sent and bytes_received are what the applications sent, without SYN and FIN. Records of whole words:
-#: NumPy is twice as quick where every field is aligned.
+#: A connection that has ended. bytes_sent and bytes_received are what the applications sent, without SYN and FIN. Aligned: a
+#: fold takes 5 % less so; what pads a record means nothing.
 ENDED_DTYPE = np.dtype(
     [
         *OPEN_DTYPE.descr,

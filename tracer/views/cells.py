@@ -197,10 +197,10 @@ def wall_times(ts_ns: npt.NDArray[np.uint64], wall_offset_ns: int) -> Cells:
     characters = np.empty((len(wall), 30), dtype=np.uint8)
     characters[:] = frames if len(different) == 1 else frames[index]
     high = nanoseconds // GROUP
-    billions = high // GROUP
-    characters[:, 20] = billions + ord("0")
+    first = high // GROUP
+    characters[:, 20] = first + ord("0")
     padded = _group_texts("0")
-    characters[:, 21:25] = padded[high - billions * GROUP].view(np.uint8).reshape(-1, 4)
+    characters[:, 21:25] = padded[high - first * GROUP].view(np.uint8).reshape(-1, 4)
     characters[:, 25:29] = padded[nanoseconds - high * GROUP].view(np.uint8).reshape(-1, 4)
     return Cells(characters, is_text=True)
 
